@@ -1,1 +1,27 @@
-//! Being built.
+//! Pod networking in process: every pod gets an address of its own on a bridge of the node.
+//!
+//! In: a [`NetworkConfig`] and, per sandbox, its network namespace. Out: addresses, a bridge, one veth pair a pod, one
+//! nftables table that masquerades what leaves the pod network, and a lease file per address.
+//!
+//! Everything is synchronous and is called from blocking threads. The crate starts one thread that lives as long as
+//! the [`Network`]: the reaper (in: interfaces of detached pods; out: those interfaces deleted in batches, their
+//! leases freed). Threads that enter a pod's namespace live for one call.
+//!
+//! **The host's namespace is the one of the thread that calls [`Network::open`]**; a thread inherits it from its
+//! creator. The sockets are opened there and stay there, so later calls may come from any thread.
+//!
+//! It does not do: services, DNS, host ports, CNI plug-ins (the trait [`PodNetwork`] is their seam), anti-spoofing.
+//! It cannot overrule a foreign table: where the host's own forward chain drops by default (Docker's does), pods reach
+//! each other and the node, but the outside only once that chain accepts the bridge.
+
+mod cidr;
+mod conf;
+mod error;
+mod network;
+mod pod_network;
+
+pub use cidr::{Cidr, CidrError, choose_pod_cidr};
+pub use conf::{ConfigError, NetworkConfig};
+pub use error::NetworkError as Error;
+pub use network::Network;
+pub use pod_network::{Attach, Attachment, Mac, Netns, PodNetwork, Reconciled, Released, Status};
