@@ -10,6 +10,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1 as api;
 
 use crate::ids::{ContainerId, PodUid, SandboxId};
+use crate::restart_backoff::BackOff;
 use crate::time::Timestamp;
 
 /// A pod that some source wants on this node: checked, with every default filled in.
@@ -62,8 +63,42 @@ pub struct Observed {
     pub images: BTreeMap<String, ImageState>,
     /// Whether the pod's directory, volumes and cgroup are there.
     pub node: NodeResources,
-    /// What went wrong in carrying out actions, by action; cleared when the action succeeds.
+    /// For which incarnation of each container (by its name) the image was pulled since this agent started. Forgotten
+    /// by a crash, which costs one more pull.
+    pub pulled: BTreeMap<String, Pulled>,
+    /// What went wrong in carrying out actions, by [`Action::key`]; cleared when an action of that key succeeds.
     pub failures: BTreeMap<ActionKey, Failure>,
+    /// The actions under way, by [`Action::key`]. A key leaves this map only in a snapshot taken after its action
+    /// ended, so that what the action did is seen together with its end.
+    pub in_flight: BTreeMap<ActionKey, UnderWay>,
+}
+
+/// A pull that succeeded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulled {
+    /// The image, as the pod names it.
+    pub image: String,
+    /// The incarnation it was pulled for.
+    pub attempt: u32,
+    /// When it ended.
+    pub at: Timestamp,
+}
+
+/// An action under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnderWay {
+    /// Since when.
+    pub since: Timestamp,
+    /// For the stop of a container: when it will be killed.
+    pub until: Option<Timestamp>,
+}
+
+impl UnderWay {
+    /// The entry for an action that begins now.
+    pub fn beginning(action: &Action, now: Timestamp) -> Self {
+        let until = if let Action::StopContainer { grace, .. } = action { Some(now + *grace) } else { None };
+        Self { since: now, until }
+    }
 }
 
 /// The pod's own things on the node other than sandboxes and containers.
@@ -75,6 +110,8 @@ pub struct NodeResources {
     pub volumes_ready: bool,
     /// Something of the pod is left in its directory (volumes included).
     pub directory: bool,
+    /// When the pod's directory was made: the pod's start time.
+    pub since: Option<Timestamp>,
 }
 
 /// Where an image stands.
@@ -97,6 +134,9 @@ pub struct Sandbox {
     pub attempt: u32,
     /// Whether its infra container runs.
     pub ready: bool,
+    /// [`Action::StopSandbox`] succeeded for it, as far as is known: nothing of it runs, its network is released. A
+    /// `false` that a crash left behind costs one more stop.
+    pub stopped: bool,
     /// When it was made.
     pub created_at: Timestamp,
     /// The pod's addresses, the primary one first; empty for the host's network.
@@ -164,8 +204,16 @@ pub enum ActionKey {
     Pull(String),
     /// Creating or starting the container of this name.
     Container(String),
-    /// Stopping or removing a sandbox, container or the pod's things.
-    Teardown,
+    /// Stopping the container of this id.
+    StopContainer(ContainerId),
+    /// Removing the container of this id.
+    RemoveContainer(ContainerId),
+    /// Stopping the sandbox of this id.
+    StopSandbox(SandboxId),
+    /// Removing the sandbox of this id.
+    RemoveSandbox(SandboxId),
+    /// Removing the pod's volumes, cgroup and directory.
+    CleanUp,
 }
 
 /// An action that did not succeed.
@@ -185,7 +233,8 @@ pub struct Failure {
 /// What to do next, when to look again, and what to tell the world.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// To be carried out in this order; those for different containers may run side by side.
+    /// What can be begun right now. None depends on another of the same plan: they may run side by side, and after the
+    /// end of any of them it is time to look and decide again.
     pub actions: Vec<Action>,
     /// When to decide again even if nothing happens; always later than the `now` it was decided at.
     pub wake_at: Option<Timestamp>,
@@ -204,6 +253,10 @@ pub enum Action {
     PullImage {
         /// The image as the pod names it.
         image: String,
+        /// The name of the container that waits for it.
+        container: String,
+        /// The incarnation it waits for: to be told as [`Observed::pulled`].
+        attempt: u32,
     },
     /// Run a sandbox.
     CreateSandbox {
@@ -225,8 +278,11 @@ pub enum Action {
     ResumeContainer {
         /// The container.
         id: ContainerId,
+        /// Its name in the pod.
+        name: String,
     },
-    /// Send the stop signal, wait for the grace period, kill.
+    /// Send the stop signal, wait for the grace period, kill. Given once more while under way when the grace period has
+    /// become shorter.
     StopContainer {
         /// The container.
         id: ContainerId,
@@ -235,7 +291,7 @@ pub enum Action {
         /// Why, for people and for events.
         why: String,
     },
-    /// Remove an ended container.
+    /// Remove a container that does not run.
     RemoveContainer {
         /// The container.
         id: ContainerId,
@@ -252,4 +308,58 @@ pub enum Action {
     },
     /// Unmount the pod's volumes, remove its cgroup and its directory.
     CleanUp,
+}
+
+impl Action {
+    /// Under which key its failure and its being under way are told.
+    pub fn key(&self) -> ActionKey {
+        match self {
+            Self::Prepare => ActionKey::Prepare,
+            Self::PullImage { image, .. } => ActionKey::Pull(image.clone()),
+            Self::CreateSandbox { .. } => ActionKey::Sandbox,
+            Self::StartContainer { name, .. } | Self::ResumeContainer { name, .. } => {
+                ActionKey::Container(name.clone())
+            }
+            Self::StopContainer { id, .. } => ActionKey::StopContainer(id.clone()),
+            Self::RemoveContainer { id } => ActionKey::RemoveContainer(id.clone()),
+            Self::StopSandbox { id } => ActionKey::StopSandbox(id.clone()),
+            Self::RemoveSandbox { id } => ActionKey::RemoveSandbox(id.clone()),
+            Self::CleanUp => ActionKey::CleanUp,
+        }
+    }
+}
+
+/// The numbers and node facts that decisions go by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Between the restarts of a container.
+    pub restart: BackOff,
+    /// A container that ran this long begins the back-off afresh.
+    pub restart_reset: Duration,
+    /// Between pulls of an image that failed.
+    pub pull: BackOff,
+    /// Between failed attempts to prepare the pod, make its sandbox, create or start a container.
+    pub retry: BackOff,
+    /// Between failed attempts to stop and remove things.
+    pub teardown: BackOff,
+    /// The node's addresses, the primary one first.
+    pub host_ips: Vec<String>,
+}
+
+impl Default for Policy {
+    /// The kubelet's numbers, where it has some.
+    fn default() -> Self {
+        let back_off = |initial, max| BackOff {
+            initial: Duration::from_secs(initial),
+            max: Duration::from_secs(max),
+        };
+        Self {
+            restart: back_off(10, 300),
+            restart_reset: Duration::from_secs(600),
+            pull: back_off(10, 300),
+            retry: back_off(1, 60),
+            teardown: back_off(1, 30),
+            host_ips: Vec::new(),
+        }
+    }
 }
