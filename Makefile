@@ -1,0 +1,58 @@
+# Everything a person or CI does with this tree. `make demo` and `make test` need nothing done beforehand.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+RELEASE := $(TARGET_DIR)/$(HOST)/release
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+# Both programs are static: they run on any Linux of this architecture.
+STATIC := RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target $(HOST)
+
+.PHONY: build demo test test-v2 fmt lint deny unit kernel install clean
+
+build:
+	integration/setup build
+	$(STATIC) -p pintle -p pintle-shim
+	@ls -l $(RELEASE)/pintle $(RELEASE)/pintle-shim
+
+demo: build
+	integration/setup demo
+	integration/demo $(RELEASE)
+
+test:
+	integration/setup test
+	$(MAKE) --no-print-directory fmt lint deny kernel
+
+fmt:
+	cargo fmt --all --check
+
+lint:
+	cargo clippy --locked --workspace --all-targets --features pintle/failpoints -- -D warnings
+
+deny:
+	@command -v cargo-deny >/dev/null || CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 cargo install --locked cargo-deny
+	cargo deny --locked check bans licenses sources
+
+kernel:
+	cargo build --locked --workspace --bins --features pintle/failpoints
+	cargo nextest run --locked --workspace --features pintle/failpoints
+
+test-v2:
+	integration/setup test-v2
+	integration/test-v2
+
+install: build
+	install -D -m 0755 $(RELEASE)/pintle $(DESTDIR)$(PREFIX)/bin/pintle
+	install -D -m 0755 $(RELEASE)/pintle-shim $(DESTDIR)$(PREFIX)/libexec/pintle/pintle-shim
+	install -d -m 0755 $(DESTDIR)/etc/pintle/manifests
+	test -e $(DESTDIR)/etc/pintle/config.yaml || install -D -m 0644 agent/config.yaml $(DESTDIR)/etc/pintle/config.yaml
+	install -d -m 0755 $(DESTDIR)/etc/systemd/system
+	sed 's,@PREFIX@,$(PREFIX),g' agent/pintle.service.in > $(DESTDIR)/etc/systemd/system/pintle.service
+
+clean:
+	cargo clean

@@ -1,0 +1,430 @@
+//! One agent on a node of its own, and what a test does with it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::host::time_out;
+use crate::residue::Residue;
+
+/// The image that every test's pods use.
+pub const IMAGE: &str = "localhost/pintle-demo:1";
+/// The name of every test's node, which static pods carry as a suffix.
+pub const NODE: &str = "node1";
+
+/// A running agent with its own directories, network namespace and cgroups.
+#[derive(Debug)]
+pub struct Node {
+    dir: tempfile::TempDir,
+    holder: Child,
+    agent: Option<Child>,
+    environment: Vec<(String, String)>,
+    finished: bool,
+}
+
+/// A container as `pintle ps` and `pintle inspect` tell of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Container {
+    /// Its id.
+    pub id: String,
+    /// Its first process, as the host sees it; 0 when it does not run.
+    pub pid: i32,
+    /// The how-manieth incarnation.
+    pub attempt: u64,
+    /// All that `inspect` says.
+    pub inspect: Value,
+}
+
+impl Node {
+    /// A node with the test image and no pods.
+    pub fn start() -> Self {
+        let node = Self::prepare();
+        let mut node = node;
+        node.start_agent();
+        node.pintle(&["import", &image_archive().to_string_lossy()]);
+        node
+    }
+
+    /// A node whose agent has not been started.
+    pub fn prepare() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("pintle-it-")
+            .tempdir_in("/tmp")
+            .expect("a directory can be made");
+        for name in ["manifests", "root", "state"] {
+            fs::create_dir(dir.path().join(name)).expect("a directory can be made");
+        }
+        let holder =
+            Command::new("unshare").args(["--net", "sleep", "infinity"]).spawn().expect("unshare runs");
+        let node = Self { dir, holder, agent: None, environment: Vec::new(), finished: false };
+        let own = fs::read_link("/proc/self/ns/net").expect("the test has a network namespace");
+        let theirs = format!("/proc/{}/ns/net", node.holder.id());
+        wait_until("a network namespace", || fs::read_link(&theirs).ok().filter(|link| *link != own));
+        node.in_netns("ip", &["link", "set", "lo", "up"]);
+        node
+    }
+
+    /// Sets a variable for the agents started from now on.
+    pub fn set_agent_env(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Starts the agent and waits until it serves.
+    pub fn start_agent(&mut self) {
+        self.spawn_agent();
+        wait_until("the agent to serve", || self.try_pintle(&["version"]).status.success().then_some(()));
+    }
+
+    /// Starts the agent without waiting for it.
+    pub fn spawn_agent(&mut self) {
+        assert!(self.agent.is_none(), "the agent runs already");
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path("agent.log"))
+            .expect("agent.log opens");
+        let child = self
+            .netns_command(&program("pintle"))
+            .arg("agent")
+            .arg("--manifests")
+            .arg(self.path("manifests"))
+            .arg("--root")
+            .arg(self.path("root"))
+            .arg("--state")
+            .arg(self.path("state"))
+            .args(["--listen", &self.endpoint(), "--node-name", NODE])
+            .env("PINTLE_SHIM", program("pintle-shim"))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("pintle starts");
+        self.agent = Some(child);
+    }
+
+    /// Kills the agent at once, as a crash would.
+    pub fn kill_agent(&mut self) {
+        let mut agent = self.agent.take().expect("the agent runs");
+        agent.kill().expect("the agent can be killed");
+        agent.wait().expect("the agent can be waited for");
+    }
+
+    /// Stops the agent the way systemd does and checks that it ends well.
+    pub fn stop_agent(&mut self) {
+        let mut agent = self.agent.take().expect("the agent runs");
+        let pid = rustix::process::Pid::from_child(&agent);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+            .expect("the agent can be signalled");
+        let status =
+            wait_until("the agent to end", || agent.try_wait().expect("the agent can be waited for"));
+        assert!(status.success(), "the agent ended with {status}:\n{}", self.agent_log());
+    }
+
+    /// Waits until the agent has ended by itself (a fail point).
+    pub fn wait_for_agent_to_die(&mut self) {
+        let mut agent = self.agent.take().expect("the agent runs");
+        wait_until("the agent to die", || agent.try_wait().expect("the agent can be waited for"));
+    }
+
+    /// Writes a manifest the way careful tools do: beside, then renamed.
+    pub fn manifest(&self, file: &str, text: &str) {
+        let beside = self.path("manifests").join(format!(".{file}.new"));
+        fs::write(&beside, text).expect("a manifest can be written");
+        fs::rename(&beside, self.path("manifests").join(file)).expect("a manifest can be renamed");
+    }
+
+    /// Removes a manifest.
+    pub fn remove_manifest(&self, file: &str) {
+        fs::remove_file(self.path("manifests").join(file)).expect("a manifest can be removed");
+    }
+
+    /// Runs the command line against this node and gives what it prints; panics when it fails.
+    pub fn pintle(&self, args: &[&str]) -> String {
+        let output = self.try_pintle(args);
+        assert!(
+            output.status.success(),
+            "pintle {args:?}: {}{}\n{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+            self.agent_log()
+        );
+        String::from_utf8(output.stdout).expect("pintle prints text")
+    }
+
+    /// Runs the command line against this node.
+    pub fn try_pintle(&self, args: &[&str]) -> Output {
+        self.netns_command(&program("pintle"))
+            .args(args)
+            .env("CONTAINER_RUNTIME_ENDPOINT", self.endpoint())
+            .stdin(Stdio::null())
+            .output()
+            .expect("pintle runs")
+    }
+
+    /// Runs a program in the node's network namespace; panics when it fails.
+    pub fn in_netns(&self, program: &str, args: &[&str]) -> String {
+        let output = self.netns_command(Path::new(program)).args(args).output().expect("the program runs");
+        assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The pod that a manifest named `name`, with its status, if the agent knows it.
+    pub fn pod(&self, name: &str) -> Option<Value> {
+        let list: Value =
+            serde_json::from_str(&self.pintle(&["get", "pods", "-A", "-o", "json"])).expect("JSON");
+        let full = format!("{name}-{NODE}");
+        list["items"].as_array()?.iter().find(|pod| pod["metadata"]["name"] == full.as_str()).cloned()
+    }
+
+    /// Waits until the pod is Ready and gives it.
+    pub fn wait_ready(&self, name: &str) -> Value {
+        self.wait_pod(name, "Ready", |pod| condition(pod, "Ready") == "True")
+    }
+
+    /// Waits until `reached` holds of the pod and gives it.
+    pub fn wait_pod(&self, name: &str, what: &str, reached: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + time_out(40);
+        loop {
+            let pod = self.pod(name);
+            if let Some(pod) = pod.as_ref().filter(|pod| reached(pod)) {
+                return pod.clone();
+            }
+            assert!(Instant::now() < deadline, "pod {name} never was {what}: {pod:#?}\n{}", self.agent_log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until nothing of the pod is known to the agent or the engine.
+    pub fn wait_gone(&self, name: &str) {
+        let full = format!("{name}-{NODE}");
+        wait_until(&format!("pod {name} to be gone"), || {
+            let sandboxes = self.pintle(&["pods", "--name", &full, "-q"]);
+            (self.pod(name).is_none() && sandboxes.trim().is_empty()).then_some(())
+        });
+    }
+
+    /// The newest incarnation of a pod's container.
+    pub fn container(&self, pod: &str, container: &str) -> Container {
+        let full = format!("{pod}-{NODE}");
+        let list: Value = serde_json::from_str(&self.pintle(&["ps", "-a", "-o", "json"])).expect("JSON");
+        let newest = list["containers"]
+            .as_array()
+            .expect("a list of containers")
+            .iter()
+            .filter(|row| {
+                row["metadata"]["name"] == container
+                    && row["labels"]["io.kubernetes.pod.name"] == full.as_str()
+            })
+            .max_by_key(|row| row["createdAt"].as_str().map_or(0, |text| text.parse::<i64>().unwrap_or(0)))
+            .unwrap_or_else(|| panic!("no container {container} of {pod}: {list:#?}"));
+        let id = newest["id"].as_str().expect("an id").to_owned();
+        let inspect: Value = serde_json::from_str(&self.pintle(&["inspect", &id])).expect("JSON");
+        Container {
+            pid: inspect["info"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0),
+            attempt: newest["metadata"]["attempt"].as_u64().unwrap_or(0),
+            id,
+            inspect,
+        }
+    }
+
+    /// The ready sandbox of a pod: its infra process and all that `inspectp` says.
+    pub fn sandbox(&self, pod: &str) -> (i32, Value) {
+        let full = format!("{pod}-{NODE}");
+        let id = self.pintle(&["pods", "--name", &full, "--state", "ready", "-q", "--no-trunc"]);
+        let inspect: Value = serde_json::from_str(&self.pintle(&["inspectp", id.trim()])).expect("JSON");
+        let pid = inspect["info"]["pid"]
+            .as_i64()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .expect("the infra process");
+        (pid, inspect)
+    }
+
+    /// Runs a command in a container and gives what it prints; panics when it fails.
+    pub fn exec(&self, pod: &str, container: &str, command: &[&str]) -> String {
+        let output = self.try_exec(pod, container, command);
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    /// Runs a command in a container.
+    pub fn try_exec(&self, pod: &str, container: &str, command: &[&str]) -> Output {
+        let id = self.container(pod, container).id;
+        let mut args = vec!["exec", "-s", id.as_str()];
+        args.extend(command);
+        self.try_pintle(&args)
+    }
+
+    /// What a container has logged, without the times.
+    pub fn logs(&self, pod: &str, container: &str) -> String {
+        self.pintle(&["logs", &self.container(pod, container).id])
+    }
+
+    /// A path below the node's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// What the agents of this node have logged.
+    pub fn agent_log(&self) -> String {
+        let text = fs::read_to_string(self.path("agent.log")).unwrap_or_default();
+        let from = text.len().saturating_sub(6000);
+        text.get(from..).unwrap_or(&text).to_owned()
+    }
+
+    /// The address its services are reached at.
+    pub fn endpoint(&self) -> String {
+        format!("unix://{}", self.path("state/pintle.sock").display())
+    }
+
+    /// The agent's process.
+    pub fn agent_pid(&self) -> i32 {
+        self.agent.as_ref().and_then(|agent| i32::try_from(agent.id()).ok()).expect("the agent runs")
+    }
+
+    /// Removes every manifest, waits until the pods are gone, stops the agent and checks that nothing is left.
+    pub fn finish(mut self) {
+        for entry in fs::read_dir(self.path("manifests")).expect("the manifests can be listed") {
+            fs::remove_file(entry.expect("an entry").path()).expect("a manifest can be removed");
+        }
+        wait_until("every pod to be gone", || {
+            let pods = self.pintle(&["pods", "-q"]);
+            let list: Value =
+                serde_json::from_str(&self.pintle(&["get", "pods", "-A", "-o", "json"])).expect("JSON");
+            (pods.trim().is_empty() && list["items"].as_array().is_none_or(Vec::is_empty)).then_some(())
+        });
+        self.stop_agent();
+        self.assert_clean();
+        self.finished = true;
+    }
+
+    /// Takes down what an instance keeps between pods and checks that nothing of it is left.
+    fn assert_clean(&self) {
+        let root = self.path("root");
+        let state = self.path("state");
+        self.pintle(&["cleanup", "--root", &root.to_string_lossy(), "--state", &state.to_string_lossy()]);
+        let mut left = self.residue().lines();
+        let links = self.in_netns("ip", &["-o", "link"]);
+        left.extend(links.lines().filter(|line| !line.contains(": lo:")).map(|line| format!("link {line}")));
+        left.extend(self.in_netns("nft", &["list", "tables"]).lines().map(|line| format!("nft {line}")));
+        for name in ["pods", "snapshots"] {
+            let entries = fs::read_dir(root.join(name)).into_iter().flatten().flatten();
+            left.extend(entries.map(|entry| format!("file {}", entry.path().display())));
+        }
+        for name in ["sandboxes", "containers", "network/leases"] {
+            let entries = fs::read_dir(state.join(name)).into_iter().flatten().flatten();
+            left.extend(entries.map(|entry| format!("file {}", entry.path().display())));
+        }
+        assert!(left.is_empty(), "left on the host:\n  {}\n{}", left.join("\n  "), self.agent_log());
+    }
+
+    /// What an instance could leave on the host.
+    pub fn residue(&self) -> Residue {
+        let digest = Sha256::digest(self.path("state").to_string_lossy().as_bytes());
+        let tag = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect::<String>();
+        Residue::of(self.dir.path(), &tag)
+    }
+
+    fn netns_command(&self, program: &Path) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.holder.id())).arg("--").arg(program);
+        command
+    }
+}
+
+impl Drop for Node {
+    /// After a failed test: kills what is left of the node, by pid, and takes its mounts and cgroups away.
+    fn drop(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill().ok();
+            agent.wait().ok();
+        }
+        if !self.finished {
+            let residue = self.residue();
+            let deadline = Instant::now() + time_out(5);
+            while Instant::now() < deadline {
+                let left = residue.processes();
+                if left.is_empty() {
+                    break;
+                }
+                for (pid, _) in left {
+                    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                        rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            for mount in residue.mounts() {
+                rustix::mount::unmount(&mount, rustix::mount::UnmountFlags::DETACH).ok();
+            }
+            for cgroup in residue.cgroups() {
+                fs::remove_dir(cgroup).ok();
+            }
+        }
+        self.holder.kill().ok();
+        self.holder.wait().ok();
+    }
+}
+
+/// The status of a pod's condition.
+pub fn condition<'a>(pod: &'a Value, kind: &str) -> &'a str {
+    pod["status"]["conditions"]
+        .as_array()
+        .and_then(|conditions| conditions.iter().find(|condition| condition["type"] == kind))
+        .and_then(|condition| condition["status"].as_str())
+        .unwrap_or("")
+}
+
+/// The status of one of a pod's containers.
+pub fn container_status<'a>(pod: &'a Value, name: &str) -> &'a Value {
+    pod["status"]["containerStatuses"]
+        .as_array()
+        .and_then(|all| all.iter().find(|status| status["name"] == name))
+        .unwrap_or(&Value::Null)
+}
+
+/// Polls until there is something; tests only.
+pub fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + time_out(40);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A program of this workspace, built beside the test.
+pub fn program(name: &str) -> PathBuf {
+    let deps = std::env::current_exe().expect("the test has a path");
+    let path = deps.parent().and_then(Path::parent).expect("the test lies in target/*/deps").join(name);
+    assert!(path.exists(), "{} is not built: `make kernel` builds it first", path.display());
+    path
+}
+
+/// The archive of the test image, made once per process.
+pub fn image_archive() -> &'static Path {
+    static ARCHIVE: OnceLock<PathBuf> = OnceLock::new();
+    ARCHIVE.get_or_init(|| {
+        let exe = std::env::current_exe().expect("the test has a path");
+        let target = exe.ancestors().nth(3).expect("the test lies in target/*/deps");
+        let shared = target.join("tmp/demo-image.tar");
+        if shared.exists() {
+            return shared;
+        }
+        fs::create_dir_all(target.join("tmp")).expect("a directory can be made");
+        let own = shared.with_extension(std::process::id().to_string());
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("make-demo-image");
+        let status = Command::new(script).arg(&own).arg(IMAGE).status().expect("make-demo-image runs");
+        assert!(status.success(), "make-demo-image: {status}");
+        fs::rename(&own, &shared).expect("the archive can be renamed");
+        shared
+    })
+}
