@@ -127,10 +127,16 @@ impl Node {
         assert!(status.success(), "the agent ended with {status}:\n{}", self.agent_log());
     }
 
-    /// Waits until the agent has ended by itself (a fail point).
-    pub fn wait_for_agent_to_die(&mut self) {
-        let mut agent = self.agent.take().expect("the agent runs");
-        wait_until("the agent to die", || agent.try_wait().expect("the agent can be waited for"));
+    /// Whether the agent has ended by itself (at a fail point).
+    pub fn agent_has_ended(&mut self) -> bool {
+        let ended = self
+            .agent
+            .as_mut()
+            .is_none_or(|agent| agent.try_wait().expect("the agent can be waited for").is_some());
+        if ended {
+            self.agent = None;
+        }
+        ended
     }
 
     /// Writes a manifest the way careful tools do: beside, then renamed.
@@ -179,6 +185,14 @@ impl Node {
     pub fn pod(&self, name: &str) -> Option<Value> {
         let list: Value =
             serde_json::from_str(&self.pintle(&["get", "pods", "-A", "-o", "json"])).expect("JSON");
+        let full = format!("{name}-{NODE}");
+        list["items"].as_array()?.iter().find(|pod| pod["metadata"]["name"] == full.as_str()).cloned()
+    }
+
+    /// Like [`Node::pod`], but an agent that does not answer is no failure.
+    pub fn try_pod(&self, name: &str) -> Option<Value> {
+        let output = self.try_pintle(&["get", "pods", "-A", "-o", "json"]);
+        let list: Value = serde_json::from_slice(&output.stdout).ok()?;
         let full = format!("{name}-{NODE}");
         list["items"].as_array()?.iter().find(|pod| pod["metadata"]["name"] == full.as_str()).cloned()
     }
