@@ -4,12 +4,16 @@
 //! crate performs no IO, reads no clock, holds no lock, starts no task and logs nothing; its own `clippy.toml` says so.
 
 pub mod decide;
+pub mod explain;
 pub mod env;
 pub mod ids;
 pub mod manifest;
 pub mod model;
+pub mod pod_status;
+pub mod pod_workers;
 pub mod qos;
 pub mod quantity;
 pub mod resources;
 pub mod restart_backoff;
+pub mod termination;
 pub mod time;
