@@ -1,0 +1,480 @@
+//! The configuration file and how the command line's flags override it.
+//!
+//! In: the text of `/etc/pintle/config.yaml` (`KubeletConfiguration`'s names where a field means the same) and the
+//! flags. Out: [`Settings`], checked and with every default filled in. It makes no directory and opens no socket.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use serde::{Deserialize, Deserializer};
+
+/// Where the configuration is when nobody says otherwise; it need not exist there.
+pub(crate) const DEFAULT_CONFIG: &str = "/etc/pintle/config.yaml";
+const DEFAULT_MANIFESTS: &str = "/etc/pintle/manifests";
+pub(crate) const DEFAULT_ROOT: &str = "/var/lib/pintle";
+pub(crate) const DEFAULT_STATE: &str = "/run/pintle";
+const DEFAULT_LOGS: &str = "/var/log/pods";
+const DEFAULT_SOCKET: &str = "pintle.sock";
+const LIBEXEC: [&str; 2] = ["/usr/libexec/pintle/pintle-shim", "/usr/local/libexec/pintle/pintle-shim"];
+/// The most bytes a configuration file may have.
+const MAX_CONFIG: u64 = 1024 * 1024;
+
+/// What is wrong with the configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The file cannot be read.
+    #[error("read configuration {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not a configuration.
+    #[error("{}:{line}: {reason}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// The field and what is wrong with it.
+        reason: String,
+    },
+    /// A value does not make sense.
+    #[error("{origin}: {field}: {reason}")]
+    Invalid {
+        /// The file, or `command line`.
+        origin: String,
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No supervisor binary was found.
+    #[error("pintle-shim is not beside this binary nor in /usr/libexec/pintle: set shimPath or PINTLE_SHIM")]
+    NoShim,
+}
+
+/// The configuration file as it is written.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct ConfigFile {
+    node_name: Option<String>,
+    #[serde(alias = "manifestDir")]
+    static_pod_path: Option<PathBuf>,
+    root_dir: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
+    listen: Option<String>,
+    pod_logs_dir: Option<PathBuf>,
+    shim_path: Option<PathBuf>,
+    log_level: Option<String>,
+    file_check_frequency: Option<Span>,
+    audit_relist_period: Option<Span>,
+    max_pods: Option<u32>,
+    restart_back_off: BackOffFile,
+    image_pull_back_off: BackOffFile,
+    #[serde(rename = "podCIDR", alias = "podCidr")]
+    pod_cidr: Option<String>,
+    registry_config_dir: Option<PathBuf>,
+    #[serde(rename = "clusterDNS")]
+    cluster_dns: Vec<String>,
+    cluster_domain: Option<String>,
+    cgroup_root: Option<String>,
+    system_reserved: Reserved,
+    container_log_max_size: Option<Quantity>,
+    container_log_max_files: Option<u32>,
+    container_log_monitor_interval: Option<Span>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct BackOffFile {
+    initial: Option<Span>,
+    max: Option<Span>,
+    reset: Option<Span>,
+}
+
+/// What is kept back from pods.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Reserved {
+    /// CPU time.
+    pub(crate) cpu: Option<Quantity>,
+    /// Memory.
+    pub(crate) memory: Option<Quantity>,
+}
+
+/// The flags that override the file; absent ones leave it as it is.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Flags {
+    /// `--manifests`.
+    pub(crate) manifests: Option<PathBuf>,
+    /// `--root`.
+    pub(crate) root: Option<PathBuf>,
+    /// `--state`.
+    pub(crate) state: Option<PathBuf>,
+    /// `--listen`.
+    pub(crate) listen: Option<String>,
+    /// `--node-name`.
+    pub(crate) node_name: Option<String>,
+    /// `--pod-cidr`.
+    pub(crate) pod_cidr: Option<String>,
+    /// `--registry-config`.
+    pub(crate) registry_config: Option<PathBuf>,
+    /// `--log-level`.
+    pub(crate) log_level: Option<String>,
+}
+
+/// Everything a daemon is told, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Settings {
+    /// The node's name.
+    pub(crate) node_name: String,
+    /// Where manifests are.
+    pub(crate) manifests: PathBuf,
+    /// The persistent directory.
+    pub(crate) root: PathBuf,
+    /// The directory that does not outlive a boot.
+    pub(crate) state: PathBuf,
+    /// The socket's path.
+    pub(crate) socket: PathBuf,
+    /// Where pods' logs are.
+    pub(crate) pod_logs: PathBuf,
+    /// The supervisor's binary, if it was said where it is.
+    pub(crate) shim: Option<PathBuf>,
+    /// `RUST_LOG` syntax.
+    pub(crate) log_level: String,
+    /// How often all manifests are read.
+    pub(crate) file_check: Duration,
+    /// How often the runtime is relisted.
+    pub(crate) audit_relist: Duration,
+    /// The most pods.
+    pub(crate) max_pods: u32,
+    /// Between restarts of a container.
+    pub(crate) restart: BackOff,
+    /// Between pulls of an image.
+    pub(crate) pull: BackOff,
+    /// The pods' addresses, if they are not to be chosen.
+    pub(crate) pod_cidr: Option<String>,
+    /// Registries' configuration.
+    pub(crate) registry_config: Option<PathBuf>,
+    /// Name servers for `ClusterFirst`.
+    pub(crate) cluster_dns: Vec<String>,
+    /// The cluster's domain.
+    pub(crate) cluster_domain: String,
+    /// The cgroup above `kubepods`.
+    pub(crate) cgroup_root: String,
+    /// Kept back from pods.
+    pub(crate) reserved: Reserved,
+    /// Rotation of containers' logs.
+    pub(crate) logs: LogLimits,
+}
+
+/// A doubling back-off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BackOff {
+    /// The first wait.
+    pub(crate) initial: Duration,
+    /// The longest wait.
+    pub(crate) max: Duration,
+    /// How long all must be well for the count to start anew.
+    pub(crate) reset: Duration,
+}
+
+/// When containers' logs are rotated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LogLimits {
+    /// Bytes a log may have.
+    pub(crate) max_size: u64,
+    /// Files kept of one log, the current one included.
+    pub(crate) max_files: u32,
+    /// How often it is looked.
+    pub(crate) interval: Duration,
+}
+
+/// Reads the configuration file. `None` means the default one, which may be absent.
+pub(crate) fn load(path: Option<&Path>) -> Result<ConfigFile, Error> {
+    let file = path.unwrap_or(Path::new(DEFAULT_CONFIG));
+    match read_bounded(file) {
+        Ok(text) => parse(file, &text),
+        Err(e) if path.is_none() && e.kind() == std::io::ErrorKind::NotFound => Ok(ConfigFile::default()),
+        Err(source) => Err(Error::Read { path: file.to_owned(), source }),
+    }
+}
+
+/// Reads a configuration from its text; `path` is for the errors.
+fn parse(path: &Path, text: &str) -> Result<ConfigFile, Error> {
+    // A file with nothing but comments is an empty configuration.
+    if text.lines().all(|line| line.trim_start().starts_with('#') || line.trim().is_empty()) {
+        return Ok(ConfigFile::default());
+    }
+    serde_saphyr::from_str(text).map_err(|e| {
+        let bare = e.without_snippet();
+        let line = bare.location().map_or(0, |at| at.line());
+        Error::Parse { path: path.to_owned(), line, reason: one_line(&bare.to_string()) }
+    })
+}
+
+/// Merges file and flags and fills in the defaults.
+pub(crate) fn settle(file: ConfigFile, flags: Flags, origin: &str) -> Result<Settings, Error> {
+    let root = flags.root.or(file.root_dir).unwrap_or_else(|| DEFAULT_ROOT.into());
+    let state = flags.state.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE.into());
+    let invalid = |field, reason: &str| Error::Invalid { origin: origin.to_owned(), field, reason: reason.to_owned() };
+    let root = absolute(root).map_err(|r| invalid("rootDir", &r))?;
+    let state = absolute(state).map_err(|r| invalid("stateDir", &r))?;
+    let manifests = flags.manifests.or(file.static_pod_path).unwrap_or_else(|| DEFAULT_MANIFESTS.into());
+    let socket = match flags.listen.or(file.listen) {
+        Some(listen) => socket_path(&listen).map_err(|r| invalid("listen", &r))?,
+        None => state.join(DEFAULT_SOCKET),
+    };
+    let default_logs =
+        if root == Path::new(DEFAULT_ROOT) { PathBuf::from(DEFAULT_LOGS) } else { root.join("log/pods") };
+    let node_name = flags.node_name.or(file.node_name).unwrap_or_else(host_name);
+    check_node_name(&node_name).map_err(|r| invalid("nodeName", &r))?;
+    Ok(Settings {
+        node_name,
+        manifests: absolute(manifests).map_err(|r| invalid("staticPodPath", &r))?,
+        pod_logs: file.pod_logs_dir.unwrap_or(default_logs),
+        shim: file.shim_path,
+        log_level: flags.log_level.or(file.log_level).unwrap_or_else(|| "info".into()),
+        file_check: positive(file.file_check_frequency, 20).map_err(|r| invalid("fileCheckFrequency", &r))?,
+        audit_relist: positive(file.audit_relist_period, 60).map_err(|r| invalid("auditRelistPeriod", &r))?,
+        max_pods: file.max_pods.unwrap_or(110),
+        restart: back_off(&file.restart_back_off).map_err(|r| invalid("restartBackOff", &r))?,
+        pull: back_off(&file.image_pull_back_off).map_err(|r| invalid("imagePullBackOff", &r))?,
+        pod_cidr: flags.pod_cidr.or(file.pod_cidr),
+        registry_config: flags.registry_config.or(file.registry_config_dir),
+        cluster_dns: file.cluster_dns,
+        cluster_domain: file.cluster_domain.unwrap_or_else(|| "cluster.local".into()),
+        cgroup_root: cgroup_root(file.cgroup_root, &state).map_err(|r| invalid("cgroupRoot", &r))?,
+        reserved: file.system_reserved,
+        logs: LogLimits {
+            max_size: bytes(file.container_log_max_size.as_ref())
+                .map_err(|r| invalid("containerLogMaxSize", &r))?
+                .unwrap_or(10 * 1024 * 1024),
+            max_files: file.container_log_max_files.unwrap_or(5).max(2),
+            interval: positive(file.container_log_monitor_interval, 10)
+                .map_err(|r| invalid("containerLogMonitorInterval", &r))?,
+        },
+        root,
+        state,
+        socket,
+    })
+}
+
+/// The supervisor's binary: as configured, `PINTLE_SHIM`, beside this binary, or where `make install` puts it.
+pub(crate) fn find_shim(configured: Option<&Path>) -> Result<PathBuf, Error> {
+    let named = configured.map(Path::to_owned).or_else(|| std::env::var_os("PINTLE_SHIM").map(PathBuf::from));
+    if let Some(path) = named {
+        return Ok(path);
+    }
+    let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name("pintle-shim"));
+    beside.into_iter().chain(LIBEXEC.map(PathBuf::from)).find(|path| path.is_file()).ok_or(Error::NoShim)
+}
+
+/// What distinguishes this instance's names on the host from another's: nothing for the default state directory.
+pub(crate) fn instance_tag(state: &Path) -> String {
+    use std::fmt::Write as _;
+    use std::os::unix::ffi::OsStrExt as _;
+    if state == Path::new(DEFAULT_STATE) {
+        return String::new();
+    }
+    let digest = <sha2::Sha256 as sha2::Digest>::digest(state.as_os_str().as_bytes());
+    digest.iter().take(4).fold(String::new(), |mut tag, byte| {
+        write!(tag, "{byte:02x}").expect("writing to a String cannot fail");
+        tag
+    })
+}
+
+fn cgroup_root(configured: Option<String>, state: &Path) -> Result<String, String> {
+    let tag = instance_tag(state);
+    let default = || if tag.is_empty() { "/".to_owned() } else { format!("/pintle-{tag}") };
+    let root = configured.unwrap_or_else(default);
+    let sound = root.starts_with('/') && !root.split('/').any(|part| part == ".." || part == ".");
+    if sound { Ok(root) } else { Err(format!("{root:?} is not an absolute cgroup path")) }
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<String> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(MAX_CONFIG + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_CONFIG {
+        return Err(std::io::Error::other(format!("more than {MAX_CONFIG} bytes")));
+    }
+    Ok(text)
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf, String> {
+    std::path::absolute(&path).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn socket_path(listen: &str) -> Result<PathBuf, String> {
+    let path = match listen.split_once("://") {
+        Some(("unix", path)) => path,
+        Some((scheme, _)) => return Err(format!("only unix:// is served, not {scheme}://")),
+        None => listen,
+    };
+    if path.starts_with('/') { Ok(path.into()) } else { Err(format!("{path:?} is not an absolute path")) }
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().to_lowercase()
+}
+
+fn check_node_name(name: &str) -> Result<(), String> {
+    let sound = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    if !name.is_empty() && name.len() <= 253 && name.chars().all(sound) {
+        return Ok(());
+    }
+    Err(format!("{name:?} is not a lower-case DNS name"))
+}
+
+fn positive(span: Option<Span>, default_seconds: u64) -> Result<Duration, String> {
+    match span {
+        None => Ok(Duration::from_secs(default_seconds)),
+        Some(Span(span)) if span.is_zero() => Err("must be more than 0s".into()),
+        Some(Span(span)) => Ok(span),
+    }
+}
+
+fn back_off(file: &BackOffFile) -> Result<BackOff, String> {
+    let (initial, max) = (positive(file.initial, 10)?, positive(file.max, 300)?);
+    if initial > max {
+        return Err(format!("initial {initial:?} is longer than max {max:?}"));
+    }
+    Ok(BackOff { initial, max, reset: positive(file.reset, 600)? })
+}
+
+fn bytes(quantity: Option<&Quantity>) -> Result<Option<u64>, String> {
+    let Some(Quantity(text)) = quantity else { return Ok(None) };
+    let size = pintle_core::quantity::Quantity::parse(text).map_err(|e| e.to_string())?.value();
+    u64::try_from(size).ok().filter(|size| *size > 0).map(Some).ok_or_else(|| format!("{text:?} is not a size"))
+}
+
+/// A duration as Kubernetes writes it (`metav1.Duration`): `1m30s`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Span(Duration);
+
+impl fmt::Debug for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        parse_span(&text)
+            .map(Span)
+            .ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not a duration such as 1m30s")))
+    }
+}
+
+fn parse_span(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u32 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit_len = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let unit = match &rest[..unit_len] {
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_secs(60),
+            "h" => Duration::from_secs(3600),
+            _ => return None,
+        };
+        total = total.checked_add(unit.checked_mul(number)?)?;
+        rest = &rest[unit_len..];
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settled(text: &str, flags: Flags) -> Result<Settings, Error> {
+        settle(parse(Path::new("/etc/pintle/config.yaml"), text)?, flags, "/etc/pintle/config.yaml")
+    }
+
+    #[test]
+    fn the_documented_default_file_says_what_the_defaults_are() {
+        let documented = settled(include_str!("../config.yaml"), Flags::default()).expect("the file parses");
+        let built_in = settled("", Flags::default()).expect("defaults");
+        assert_eq!(documented, built_in);
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_with_file_line_and_name() {
+        let error = settled("maxPods: 10\nmaxPodz: 20\n", Flags::default()).expect_err("refused").to_string();
+        assert!(error.starts_with("/etc/pintle/config.yaml:2: "), "{error}");
+        assert!(error.contains("maxPodz"), "{error}");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_refused_with_its_line() {
+        let error = settled("nodeName: a\nfileCheckFrequency: soon\n", Flags::default()).expect_err("refused").to_string();
+        assert!(error.starts_with("/etc/pintle/config.yaml:2: "), "{error}");
+        assert!(error.contains("\"soon\" is not a duration"), "{error}");
+    }
+
+    #[test]
+    fn flags_override_the_file() {
+        let flags = Flags {
+            root: Some("/srv/p".into()),
+            state: Some("/run/p2".into()),
+            listen: Some("unix:///run/p2.sock".into()),
+            node_name: Some("n2".into()),
+            ..Flags::default()
+        };
+        let s = settled("nodeName: n1\nrootDir: /var/x\nmaxPods: 3\n", flags).expect("settles");
+        assert_eq!((s.node_name.as_str(), s.max_pods), ("n2", 3));
+        assert_eq!(s.pod_logs, Path::new("/srv/p/log/pods"));
+        assert_eq!(s.socket, Path::new("/run/p2.sock"));
+        assert!(s.cgroup_root.starts_with("/pintle-") && s.cgroup_root.len() == 16, "{}", s.cgroup_root);
+    }
+
+    #[test]
+    fn the_default_instance_has_no_tag_and_logs_where_kubernetes_does() {
+        let s = settled("", Flags::default()).expect("settles");
+        assert_eq!((s.cgroup_root.as_str(), s.pod_logs.as_path()), ("/", Path::new("/var/log/pods")));
+        assert_eq!(instance_tag(&s.state), "");
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_field() {
+        for (text, field) in [
+            ("fileCheckFrequency: 0s", "fileCheckFrequency"),
+            ("restartBackOff: {initial: 10m}", "restartBackOff"),
+            ("listen: tcp://0.0.0.0:1", "listen"),
+            ("nodeName: Not_A_Name", "nodeName"),
+            ("cgroupRoot: ../up", "cgroupRoot"),
+            ("containerLogMaxSize: 10Q", "containerLogMaxSize"),
+        ] {
+            let error = settled(text, Flags::default()).expect_err(text).to_string();
+            assert!(error.contains(&format!(": {field}: ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn durations_are_read_as_kubernetes_writes_them() {
+        for (text, millis) in [("20s", 20_000), ("1m30s", 90_000), ("1h", 3_600_000), ("500ms", 500), ("0", 0)] {
+            assert_eq!(parse_span(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "s", "10", "10 s", "-1s", "1.5s", "99999999999s"] {
+            assert_eq!(parse_span(text), None, "{text}");
+        }
+    }
+}

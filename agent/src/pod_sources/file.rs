@@ -1,0 +1,442 @@
+//! The manifest directory: watched with inotify, re-read in full every so often.
+//!
+//! In: a directory. Out: a snapshot of its manifests' bytes whenever one changed, was added or went away.
+//!
+//! ```text
+//! absent ──close_write, moved_to, link──► known ──close_write…──► known, new content
+//!                                          │ ▲
+//!              modified, not closed yet ───┘ └── the last closed content is kept meanwhile
+//!                                          │
+//!                        gone for 500 ms ──► absent      (an editor that writes anew within that time is an edit)
+//! ```
+//!
+//! Only `*.yaml`, `*.yml` and `*.json` that do not begin with a dot are manifests, so that no editor's, sed's or package
+//! manager's temporary file ever is one. Links to regular files are followed, as the kubelet does: the directory is the
+//! administrator's. A file that cannot be read, or a directory that has gone away, changes nothing. Parsing is not done
+//! here. Runs on a thread of its own, because a manifest may lie on a file system that hangs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use inotify::{EventMask, Inotify, WatchMask};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+/// The most bytes that are read of a manifest.
+const MAX_MANIFEST: u64 = pintle_core::manifest::MAX_BYTES as u64;
+/// The most files of the directory that are taken.
+const MAX_FILES: usize = 4096;
+/// How long a file must have been gone before its pods are.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// What can go wrong with the directory as a whole.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// It cannot be made.
+    #[error("make the manifest directory {}", dir.display())]
+    Make {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It cannot be watched.
+    #[error("watch the manifest directory {}", dir.display())]
+    Watch {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The thread cannot be started.
+    #[error("start the manifest thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// The directory's manifests at one time.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Snapshot {
+    /// The last complete content of each file.
+    pub(crate) files: BTreeMap<PathBuf, Arc<[u8]>>,
+    /// Files that cannot be read, and why. One that could be before is in `files` too.
+    pub(crate) unreadable: BTreeMap<PathBuf, String>,
+}
+
+/// Starts watching. The first snapshot is taken before this returns.
+pub(crate) fn spawn(dir: &Path, period: Duration) -> Result<watch::Receiver<Arc<Snapshot>>, Error> {
+    std::fs::create_dir_all(dir).map_err(|source| Error::Make { dir: dir.to_owned(), source })?;
+    let mut watcher = Watcher::new(dir, period)?;
+    watcher.read_all();
+    let (sender, receiver) = watch::channel(Arc::new(watcher.snapshot.clone()));
+    std::thread::Builder::new()
+        .name("manifests".into())
+        .stack_size(256 * 1024)
+        .spawn(move || watcher.run(&sender))
+        .map_err(Error::Thread)?;
+    Ok(receiver)
+}
+
+struct Watcher {
+    dir: PathBuf,
+    period: Duration,
+    inotify: Inotify,
+    snapshot: Snapshot,
+    /// Files that somebody has written to and not closed yet, as far as events tell, and since when.
+    being_written: BTreeMap<OsString, Instant>,
+    /// Known files that are not there, and since when.
+    missing: BTreeMap<OsString, Instant>,
+    next_full: Instant,
+}
+
+impl Watcher {
+    fn new(dir: &Path, period: Duration) -> Result<Self, Error> {
+        let failed = |source| Error::Watch { dir: dir.to_owned(), source };
+        let inotify = Inotify::init().map_err(failed)?;
+        add_watch(&inotify, dir).map_err(failed)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            period,
+            inotify,
+            snapshot: Snapshot::default(),
+            being_written: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            next_full: Instant::now() + period,
+        })
+    }
+
+    /// Ends when nobody listens any more.
+    fn run(mut self, sender: &watch::Sender<Arc<Snapshot>>) {
+        while !sender.is_closed() {
+            let names = self.wait();
+            let before = self.snapshot.clone();
+            if Instant::now() >= self.next_full {
+                debug!(dir = %self.dir.display(), "full re-read of the manifests");
+                self.read_all();
+            } else {
+                names.iter().for_each(|name| self.read_one(name));
+            }
+            self.forget_missing(Instant::now());
+            if self.snapshot != before {
+                sender.send_replace(Arc::new(self.snapshot.clone()));
+            }
+        }
+    }
+
+    /// Waits for events, a full re-read's time or a missing file's, and says which files to read.
+    fn wait(&mut self) -> BTreeSet<OsString> {
+        let settled = self.missing.values().min().map(|since| *since + SETTLE);
+        let until = settled.map_or(self.next_full, |at| at.min(self.next_full));
+        let timeout = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        let timeout = Timespec::try_from(timeout).ok();
+        let ready = {
+            let fd = self.inotify.as_fd();
+            rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], timeout.as_ref())
+        };
+        match ready {
+            Ok(0) | Err(rustix::io::Errno::INTR) => BTreeSet::new(),
+            Ok(_) => self.take_events(),
+            Err(e) => {
+                warn!(error = %e, "waiting for changes of the manifests failed; they are re-read periodically");
+                std::thread::sleep(Duration::from_secs(1));
+                BTreeSet::new()
+            }
+        }
+    }
+
+    fn take_events(&mut self) -> BTreeSet<OsString> {
+        let mut buffer = [0; 16 * 1024];
+        let mut names = BTreeSet::new();
+        let events: Vec<(EventMask, Option<OsString>)> = match self.inotify.read_events(&mut buffer) {
+            Ok(events) => events.map(|event| (event.mask, event.name.map(OsStr::to_owned))).collect(),
+            Err(_) => return names,
+        };
+        for (mask, name) in events {
+            if mask.intersects(EventMask::Q_OVERFLOW | EventMask::IGNORED | EventMask::UNMOUNT) {
+                self.next_full = Instant::now();
+            }
+            let Some(name) = name.filter(|name| is_manifest(name)) else { continue };
+            debug!(file = %name.display(), event = ?mask, "manifest event");
+            if mask.intersects(EventMask::MODIFY | EventMask::CREATE) && !self.is_link(&name) {
+                self.being_written.entry(name).or_insert_with(Instant::now);
+                continue;
+            }
+            self.being_written.remove(&name);
+            names.insert(name);
+        }
+        // What was closed and is being written again is not complete.
+        names.retain(|name| !self.being_written.contains_key(name));
+        names
+    }
+
+    fn is_link(&self, name: &OsStr) -> bool {
+        self.dir.join(name).symlink_metadata().is_ok_and(|meta| meta.is_symlink())
+    }
+
+    /// Reads the directory and every file in it that is not just being written.
+    fn read_all(&mut self) {
+        let now = Instant::now();
+        self.next_full = now + self.period;
+        // A writer that died without an event we saw must not hide its file for ever.
+        let period = self.period;
+        self.being_written.retain(|_, since| now.duration_since(*since) < period);
+        if let Err(e) = add_watch(&self.inotify, &self.dir) {
+            warn!(dir = %self.dir.display(), error = %e, "the manifest directory cannot be watched; pods stay as they are");
+            return;
+        }
+        let entries = match std::fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(e) => {
+                warn!(dir = %self.dir.display(), error = %e, "the manifest directory cannot be read; pods stay as they are");
+                return;
+            }
+        };
+        let mut names: BTreeSet<OsString> =
+            entries.flatten().map(|entry| entry.file_name()).filter(|name| is_manifest(name)).collect();
+        if names.len() > MAX_FILES {
+            warn!(found = names.len(), taken = MAX_FILES, "too many manifests; the first by name are taken");
+            names = names.into_iter().take(MAX_FILES).collect();
+        }
+        let known = self.snapshot.files.keys().chain(self.snapshot.unreadable.keys());
+        names.extend(known.filter_map(|path| path.file_name().map(OsStr::to_owned)));
+        names.retain(|name| !self.being_written.contains_key(name));
+        names.iter().for_each(|name| self.read_one(name));
+    }
+
+    fn read_one(&mut self, name: &OsStr) {
+        let path = self.dir.join(name);
+        match read_bounded(&path) {
+            Ok(Some(bytes)) => {
+                self.missing.remove(name);
+                self.snapshot.unreadable.remove(&path);
+                if self.snapshot.files.get(&path).is_none_or(|old| **old != *bytes) {
+                    info!(file = %path.display(), bytes = bytes.len(), "manifest read");
+                    self.snapshot.files.insert(path, bytes.into());
+                }
+            }
+            // A directory, socket or the like.
+            Ok(None) => self.note_missing(name, &path),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => self.note_missing(name, &path),
+            Err(e) => {
+                self.missing.remove(name);
+                self.snapshot.unreadable.insert(path, e.to_string());
+            }
+        }
+    }
+
+    fn note_missing(&mut self, name: &OsStr, path: &Path) {
+        self.snapshot.unreadable.remove(path);
+        if self.snapshot.files.contains_key(path) {
+            self.missing.entry(name.to_owned()).or_insert_with(Instant::now);
+        }
+    }
+
+    fn forget_missing(&mut self, now: Instant) {
+        let Self { dir, snapshot, missing, being_written, .. } = self;
+        missing.retain(|name, since| {
+            if being_written.contains_key(name) {
+                return false;
+            }
+            let gone = now.duration_since(*since) >= SETTLE;
+            if gone {
+                let path = dir.join(name);
+                info!(file = %path.display(), "manifest gone");
+                snapshot.files.remove(&path);
+            }
+            !gone
+        });
+    }
+}
+
+fn add_watch(inotify: &Inotify, dir: &Path) -> std::io::Result<()> {
+    let changes = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::MOVED_FROM | WatchMask::DELETE;
+    let under_way = WatchMask::CREATE | WatchMask::MODIFY | WatchMask::ATTRIB;
+    inotify.watches().add(dir, changes | under_way | WatchMask::ONLYDIR).map(drop)
+}
+
+fn is_manifest(name: &OsStr) -> bool {
+    let hidden = name.as_encoded_bytes().first() == Some(&b'.');
+    let extension = Path::new(name).extension().and_then(OsStr::to_str);
+    !hidden && matches!(extension, Some("yaml" | "yml" | "json"))
+}
+
+/// A regular file's bytes; `None` for anything else.
+fn read_bounded(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
+    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    // Not blocking: opening a fifo must not hang.
+    let file = match std::fs::OpenOptions::new().read(true).custom_flags(nonblock).open(path) {
+        Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => return Ok(None),
+        opened => opened?,
+    };
+    if !file.metadata()?.is_file() {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_MANIFEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_MANIFEST {
+        return Err(std::io::Error::other(format!("more than {MAX_MANIFEST} bytes")));
+    }
+    Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    struct Fixture {
+        dir: tempfile::TempDir,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+    }
+
+    impl Fixture {
+        fn new(period: Duration) -> Self {
+            let dir = tempfile::tempdir().expect("a directory");
+            let snapshots = spawn(dir.path(), period).expect("watches");
+            Self { dir, snapshots }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.dir.path().join(name)
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            std::fs::write(self.path(name), text).expect("written");
+        }
+
+        fn texts(&self) -> BTreeMap<String, String> {
+            let name = |path: &Path| path.file_name().expect("a name").to_string_lossy().into_owned();
+            let snapshot = self.snapshots.borrow();
+            let files = snapshot.files.iter();
+            files.map(|(path, bytes)| (name(path), String::from_utf8_lossy(bytes).into_owned())).collect()
+        }
+
+        async fn expect(&mut self, wanted: &[(&str, &str)]) {
+            let wanted: BTreeMap<String, String> =
+                wanted.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+            let mut snapshots = self.snapshots.clone();
+            let seen = tokio::time::timeout(Duration::from_secs(10), async {
+                while self.texts() != wanted {
+                    snapshots.changed().await.expect("the thread lives");
+                }
+            });
+            if seen.await.is_err() {
+                assert_eq!(self.texts(), wanted);
+            }
+        }
+
+        /// Nothing may change within a time in which every event would long have been seen.
+        async fn expect_still(&mut self, wanted: &[(&str, &str)]) {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            self.expect(wanted).await;
+        }
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[tokio::test]
+    async fn files_are_seen_when_written_renamed_into_place_edited_and_removed() {
+        let mut f = Fixture::new(HOUR);
+        f.write("a.yaml", "one");
+        f.expect(&[("a.yaml", "one")]).await;
+        f.write(".b.json.tmp", "two");
+        std::fs::rename(f.path(".b.json.tmp"), f.path("b.json")).expect("renamed");
+        f.expect(&[("a.yaml", "one"), ("b.json", "two")]).await;
+        f.write("a.yaml", "three");
+        f.expect(&[("a.yaml", "three"), ("b.json", "two")]).await;
+        std::fs::remove_file(f.path("a.yaml")).expect("removed");
+        std::fs::rename(f.path("b.json"), f.path("b.json.off")).expect("renamed away");
+        f.expect(&[]).await;
+    }
+
+    #[tokio::test]
+    async fn dotfiles_backups_temporary_files_and_directories_are_no_manifests() {
+        let mut f = Fixture::new(HOUR);
+        std::fs::create_dir(f.path("sub.yaml")).expect("mkdir");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            f.path("fifo.yaml"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .expect("mkfifo");
+        for name in [".a.yaml", ".a.yaml.swp", "a.yaml~", "#a.yaml#", "sedAbC123", "4913", "a.yaml.bak"] {
+            f.write(name, "x");
+        }
+        f.write("real.yml", "y");
+        f.expect(&[("real.yml", "y")]).await;
+        f.expect_still(&[("real.yml", "y")]).await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_being_written_keeps_its_last_complete_content() {
+        let mut f = Fixture::new(HOUR);
+        f.write("a.yaml", "whole");
+        f.expect(&[("a.yaml", "whole")]).await;
+        let mut file = std::fs::File::create(f.path("a.yaml")).expect("truncated");
+        file.write_all(b"ha").expect("half");
+        f.expect_still(&[("a.yaml", "whole")]).await;
+        file.write_all(b"lf and half").expect("rest");
+        drop(file);
+        f.expect(&[("a.yaml", "half and half")]).await;
+    }
+
+    #[tokio::test]
+    async fn an_editor_that_moves_the_file_away_and_writes_it_anew_is_an_edit() {
+        let mut f = Fixture::new(HOUR);
+        f.write("a.yaml", "old");
+        f.expect(&[("a.yaml", "old")]).await;
+        std::fs::rename(f.path("a.yaml"), f.path("a.yaml~")).expect("backup");
+        let mut seen_without = f.snapshots.clone();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        f.write("a.yaml", "new");
+        f.expect(&[("a.yaml", "new")]).await;
+        assert_eq!(seen_without.borrow_and_update().files.len(), 1);
+        tokio::time::sleep(SETTLE).await;
+        f.expect_still(&[("a.yaml", "new")]).await;
+    }
+
+    #[tokio::test]
+    async fn a_link_to_a_manifest_is_followed_and_its_target_re_read_periodically() {
+        let target = tempfile::NamedTempFile::new().expect("target");
+        std::fs::write(target.path(), "one").expect("written");
+        let mut f = Fixture::new(Duration::from_millis(200));
+        std::os::unix::fs::symlink(target.path(), f.path("l.yaml")).expect("link");
+        f.expect(&[("l.yaml", "one")]).await;
+        std::fs::write(target.path(), "two").expect("written");
+        f.expect(&[("l.yaml", "two")]).await;
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_goes_away_leaves_the_pods_and_is_watched_again_when_it_is_back() {
+        let mut f = Fixture::new(Duration::from_millis(200));
+        f.write("a.yaml", "one");
+        f.expect(&[("a.yaml", "one")]).await;
+        let aside = f.dir.path().with_extension("aside");
+        std::fs::rename(f.dir.path(), &aside).expect("moved away");
+        f.expect_still(&[("a.yaml", "one")]).await;
+        std::fs::rename(&aside, f.dir.path()).expect("moved back");
+        f.write("b.yaml", "two");
+        f.expect(&[("a.yaml", "one"), ("b.yaml", "two")]).await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_too_large_is_told_and_what_was_known_of_it_stays() {
+        let mut f = Fixture::new(HOUR);
+        f.write("a.yaml", "small");
+        f.expect(&[("a.yaml", "small")]).await;
+        f.write("a.yaml", &"x".repeat(usize::try_from(MAX_MANIFEST).expect("fits") + 1));
+        f.expect_still(&[("a.yaml", "small")]).await;
+        let unreadable = f.snapshots.borrow().unreadable.clone();
+        assert!(unreadable[&f.path("a.yaml")].contains("more than"), "{unreadable:?}");
+    }
+}
