@@ -136,6 +136,12 @@ pub(crate) fn pod_mac(address: IpAddr) -> Mac {
     Mac([0x0e, 0x50, octets[0], octets[1], octets[2], octets[3]])
 }
 
+/// The interface group that marks host ends for deletion: a number nobody sets by hand.
+pub(crate) fn condemned_group(bridge: &str) -> u32 {
+    let [a, b, c, d, ..] = fnv1a(&[bridge.as_bytes(), b"/condemned"]).to_be_bytes();
+    u32::from_be_bytes([a & 0x3f | 0x40, b, c, d])
+}
+
 /// FNV-1a, 64 bits: stable over releases and machines, which the standard library's hasher does not promise.
 fn fnv1a(parts: &[&[u8]]) -> u64 {
     parts.iter().flat_map(|part| part.iter()).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {

@@ -1,11 +1,18 @@
 //! What can go wrong with the pod network, named by operation, interface and address.
 
+use std::error::Error as StdError;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::bridge::BridgeError;
 use crate::cidr::Cidr;
 use crate::conf::ConfigError;
+use crate::lease::LeaseError;
+use crate::netlink::NetlinkError;
+use crate::netns::NetnsError;
+use crate::pod_link::LinkError;
+use crate::reaper::ReapError;
 
 /// An operation on the pod network that failed.
 #[derive(Debug, thiserror::Error)]
@@ -19,11 +26,11 @@ pub enum NetworkError {
         "no free pod range: every candidate overlaps a route or address of the host; set the pod range explicitly"
     )]
     NoFreeRange,
-    #[error("no address left in {cidr}: {leased} leased, {releasing} of them being released")]
+    #[error("no address left in {cidr}: {leased} are leased, {releasing} of them being released")]
     NoAddressLeft { cidr: Cidr, leased: usize, releasing: usize },
     #[error("sandbox {sandbox} has no lease")]
     NotAttached { sandbox: String },
-    #[error("sandbox {sandbox} at {ip}: interface {interface}: {problem}")]
+    #[error("sandbox {sandbox} at {ip}: interface {interface} {problem}")]
     Broken { sandbox: String, ip: IpAddr, interface: String, problem: String },
     #[error("sandbox id {sandbox:?} is not usable: 1 to 128 letters, digits, '-', '_' or '.'")]
     SandboxId { sandbox: String },
@@ -34,8 +41,44 @@ pub enum NetworkError {
         #[source]
         source: io::Error,
     },
-    #[error("interface {interface} still exists after {waited_ms} ms")]
-    InterfaceStays { interface: String, waited_ms: u128 },
+    #[error("sandbox {sandbox}: its network namespace is the host's")]
+    HostNetns { sandbox: String },
+    #[error("interfaces of detached pods still exist after {waited_ms} ms")]
+    InterfacesStay { waited_ms: u128 },
+    #[error("connect sandbox {sandbox}")]
+    Connect {
+        sandbox: String,
+        #[source]
+        source: Box<LinkError>,
+    },
+    #[error("inspect sandbox {sandbox}")]
+    Inspect {
+        sandbox: String,
+        #[source]
+        source: NetlinkError,
+    },
+    #[error("read the host's interfaces and routes")]
+    ReadHost {
+        #[source]
+        source: NetlinkError,
+    },
+    #[error("masquerade for the pod network")]
+    Masquerade {
+        #[source]
+        source: NetlinkError,
+    },
+    #[error("pod network bridge")]
+    Bridge(#[source] BridgeError),
+    #[error("pod network leases")]
+    Lease(#[source] LeaseError),
+    #[error("network namespace")]
+    Netns(#[source] NetnsError),
+    #[error("take down pod interfaces")]
+    Reap(#[source] ReapError),
+    #[error("start the thread that deletes interfaces")]
+    Thread(#[source] io::Error),
+    #[error("remove the pod network: {}", list(.failures))]
+    RemoveAll { failures: Vec<NetworkError> },
 }
 
 impl NetworkError {
@@ -43,7 +86,26 @@ impl NetworkError {
     pub fn is_retryable(&self) -> bool {
         !matches!(
             self,
-            Self::Config(_) | Self::RangeTaken { .. } | Self::NoFreeRange | Self::SandboxId { .. }
+            Self::Config(_)
+                | Self::RangeTaken { .. }
+                | Self::NoFreeRange
+                | Self::SandboxId { .. }
+                | Self::HostNetns { .. }
         )
     }
+}
+
+/// An error with everything below it, on one line.
+pub(crate) fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut below = error.source();
+    while let Some(error) = below {
+        text = format!("{text}: {error}");
+        below = error.source();
+    }
+    text
+}
+
+fn list(failures: &[NetworkError]) -> String {
+    failures.iter().map(|e| chain(e)).collect::<Vec<_>>().join("; ")
 }

@@ -14,14 +14,32 @@
 //! It cannot overrule a foreign table: where the host's own forward chain drops by default (Docker's does), pods reach
 //! each other and the node, but the outside only once that chain accepts the bridge.
 
+mod bridge;
 mod cidr;
 mod conf;
 mod error;
+mod host;
+mod ipam;
+mod lease;
+mod netlink;
+mod netns;
 mod network;
+mod nft;
+mod pod_link;
 mod pod_network;
+mod range;
+mod reaper;
+mod reconcile;
+mod setup;
 
+pub use bridge::BridgeError;
 pub use cidr::{Cidr, CidrError, choose_pod_cidr};
 pub use conf::{ConfigError, NetworkConfig};
 pub use error::NetworkError as Error;
+pub use lease::LeaseError;
+pub use netlink::NetlinkError;
+pub use netns::NetnsError;
 pub use network::Network;
+pub use pod_link::LinkError;
 pub use pod_network::{Attach, Attachment, Mac, Netns, PodNetwork, Reconciled, Released, Status};
+pub use reaper::ReapError;
