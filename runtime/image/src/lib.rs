@@ -4,8 +4,30 @@
 //! it owns `images/` (OCI image layout), `layers/<chain id>/` and `snapshots/<key>/`. It has no long-lived tasks. It does not
 //! know containers, pods or CRI; a snapshot's key is just a name, and holding a snapshot is the lease on its image.
 
+mod compression;
+mod content;
+mod digest;
 mod error;
+mod facts;
+mod hosts;
+mod import;
+mod index;
+mod install;
+mod keyed_lock;
+mod layer_root;
+mod layers;
+mod limits;
+mod manifest;
+mod overlay;
 mod progress;
+mod pull;
+mod reference;
+mod registry;
+mod snapshots;
+mod store;
+mod tar_stream;
+mod tree;
+mod unpack;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -33,7 +55,7 @@ impl std::fmt::Debug for Auth {
 }
 
 /// How to pull.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct PullOptions {
     pub auth: Option<Auth>,
     /// Directory in containerd's `hosts.toml` layout.
@@ -42,7 +64,7 @@ pub struct PullOptions {
 }
 
 /// How to import.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ImportOptions {
     /// Name for the image instead of the names in the archive, which must then hold exactly one image.
     pub tag: Option<String>,
@@ -83,52 +105,117 @@ pub struct FsUsage {
     pub inodes: u64,
 }
 
-/// The image store of one root directory. Cheap to clone.
+/// The image store of one root directory. Cheap to clone; one process at a time may have it open.
+///
+/// All calls but [`pull`](Self::pull) block on the file system and belong on threads that may.
 #[derive(Debug, Clone)]
 pub struct ImageStore {
-    root: Arc<PathBuf>,
+    store: Arc<store::Store>,
 }
 
-fn being_built<T>() -> Result<T, Error> {
-    Err(Error::unsupported("image store", "being built"))
-}
-
-#[expect(clippy::unused_async, clippy::missing_errors_doc, reason = "being built")]
 impl ImageStore {
+    /// Opens or makes the store below `root` and removes what an earlier process left half-done.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] while another process has it open.
     pub fn open(root: &Path) -> Result<Self, Error> {
-        Ok(Self { root: Arc::new(root.to_owned()) })
+        Ok(Self { store: Arc::new(store::Store::open(root)?) })
     }
-    pub async fn pull(&self, _name: &str, _opts: PullOptions) -> Result<Image, Error> {
-        being_built()
+
+    /// Pulls an image by tag or digest and unpacks it. Layers that are here already are not fetched again, also not those
+    /// another call is fetching at this moment.
+    ///
+    /// # Errors
+    /// [`Error::is_retryable`] tells whether trying again makes sense. A failed pull leaves no image, and no part of it that
+    /// was not what it claimed to be.
+    pub async fn pull(&self, name: &str, opts: PullOptions) -> Result<Image, Error> {
+        pull::pull(&self.store, name, &opts).await
     }
-    pub fn import(&self, _archive: impl Read, _opts: ImportOptions) -> Result<Vec<Image>, Error> {
-        being_built()
+
+    /// Imports the images of an OCI layout or `docker save` archive, plain or compressed with gzip or zstd.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the archive is not what it should be; nothing of it is kept then.
+    #[expect(clippy::needless_pass_by_value, reason = "options are given away, as with pull")]
+    pub fn import(&self, archive: impl Read, opts: ImportOptions) -> Result<Vec<Image>, Error> {
+        import::import(&self.store, archive, &opts)
     }
+
+    /// All images, by id.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Corrupt`] if a document in the store cannot be read.
     pub fn list(&self) -> Result<Vec<Image>, Error> {
-        being_built()
+        self.store.list()
     }
-    pub fn get(&self, _name_or_id: &str) -> Result<Option<Image>, Error> {
-        being_built()
+
+    /// The image with this name, digest, id or unique beginning of an id (3 digits or more).
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`] if it can be neither name nor id, or begins several ids.
+    pub fn get(&self, name_or_id: &str) -> Result<Option<Image>, Error> {
+        self.store.get(name_or_id)
     }
-    pub fn remove(&self, _name_or_id: &str) -> Result<bool, Error> {
-        being_built()
+
+    /// Removes an image with all its names, and what only it needed. False if there was none.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] while snapshots hold it.
+    pub fn remove(&self, name_or_id: &str) -> Result<bool, Error> {
+        self.store.remove(name_or_id)
     }
-    pub fn tag(&self, _name_or_id: &str, _new_name: &str) -> Result<Image, Error> {
-        being_built()
+
+    /// Gives an image one more name, taking it from another if need be.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::InvalidName`].
+    pub fn tag(&self, name_or_id: &str, new_name: &str) -> Result<Image, Error> {
+        self.store.tag(name_or_id, new_name)
     }
-    pub fn create_snapshot(&self, _key: &str, _image_id: &str) -> Result<Snapshot, Error> {
-        being_built()
+
+    /// Makes the snapshot `key` of an image, which it holds from now on. The same call again is fine.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] without the image, [`Error::InUse`] if `key` is a snapshot of another image.
+    pub fn create_snapshot(&self, key: &str, image_id: &str) -> Result<Snapshot, Error> {
+        let busy = self.store.busy();
+        let facts = self.store.facts_of(image_id)?;
+        self.store.ensure_layers(&facts)?;
+        let snapshot = self.store.create_snapshot(key, &facts)?;
+        drop(busy);
+        self.store.collect()?;
+        Ok(snapshot)
     }
+
+    /// Mounts a snapshot, if it is not mounted, and returns its root file system.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] without the snapshot, [`Error::Io`] if the kernel refuses.
     pub fn mount_snapshot(&self, key: &str) -> Result<PathBuf, Error> {
-        Ok(self.root.join(key))
+        self.store.mount_snapshot(key)
     }
-    pub fn remove_snapshot(&self, _key: &str) -> Result<(), Error> {
-        being_built()
+
+    /// Unmounts and deletes a snapshot and lets go of its image. Fine if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Mounted`] if something is mounted inside its writable layer, which is then left alone.
+    pub fn remove_snapshot(&self, key: &str) -> Result<(), Error> {
+        self.store.remove_snapshot(key)
     }
+
+    /// Keys of all snapshots.
+    ///
+    /// # Errors
+    /// None today.
     pub fn snapshots(&self) -> Result<Vec<String>, Error> {
-        being_built()
+        Ok(self.store.snapshots())
     }
+
+    /// What blobs and layers occupy, from figures recorded when they were made.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the store cannot be listed.
     pub fn fs_usage(&self) -> Result<FsUsage, Error> {
-        being_built()
+        self.store.fs_usage()
     }
 }

@@ -1,0 +1,239 @@
+//! Unpacks one layer's tar stream into a directory in the form overlayfs wants.
+//!
+//! In: a compressed layer stream, the expected diff id, bounds. Out: files below the root, and [`Unpacked`] figures. Whiteouts
+//! become character devices 0:0 and opaque directories the overlay attribute. A layer is unpacked without its parents, so its
+//! links can only lead to itself; [`LayerRoot`](crate::layer_root::LayerRoot) keeps every path inside. It does not clean up
+//! after a failure: the caller removes the whole directory.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use rustix::fs::{Dev, FileType, Mode, OFlags};
+
+use crate::Error;
+use crate::compression::Decompressed;
+use crate::digest::{Digest, HashingReader};
+use crate::layer_root::{LayerRoot, Location, set_opaque, set_times, split};
+use crate::limits::LayerLimits;
+use crate::tar_stream::{Entry, Kind, TarStream};
+use crate::tree::{kind_at, open_in_root};
+
+const WHITEOUT: &[u8] = b".wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+const AUFS: &[u8] = b".wh..wh.";
+/// What a directory, or the tail of a file, takes up at least.
+const DISK_BLOCK: u64 = 4096;
+
+/// What was unpacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unpacked {
+    /// Disk space in bytes, rounded up per file.
+    pub(crate) bytes: u64,
+    pub(crate) inodes: u64,
+    /// Directories the archive used without naming them, the root being ""; they take the attributes of the layers below.
+    pub(crate) implied: Vec<Vec<u8>>,
+}
+
+/// A layer stream and what it has to be.
+pub(crate) struct LayerStream<R> {
+    pub(crate) compressed: R,
+    pub(crate) compressed_size: u64,
+    pub(crate) diff_id: Digest,
+    pub(crate) limits: LayerLimits,
+}
+
+/// Unpacks into the existing directory `root` and returns the compressed stream, which may have bytes left.
+pub(crate) fn unpack<R: Read>(layer: LayerStream<R>, root: &Path) -> Result<(Unpacked, R), Error> {
+    let bytes_max = layer.limits.unpacked_bytes(layer.compressed_size);
+    let plain = Decompressed::detect(layer.compressed).map_err(|e| stream_error(&layer.diff_id, e))?;
+    let tar = TarStream::new(HashingReader::new(plain, bytes_max), layer.limits);
+    let mut unpacker = Unpacker {
+        root: LayerRoot::open(root)?,
+        tar,
+        diff_id: layer.diff_id,
+        dir_times: BTreeMap::new(),
+        done: Unpacked { bytes: DISK_BLOCK, inodes: 1, implied: Vec::new() },
+    };
+    while let Some(entry) = unpacker.next()? {
+        unpacker.apply(&entry)?;
+    }
+    unpacker.finish()
+}
+
+struct Unpacker<R: Read> {
+    root: LayerRoot,
+    tar: TarStream<HashingReader<Decompressed<R>>>,
+    diff_id: Digest,
+    /// Times of directories, set at the end because filling a directory changes them.
+    dir_times: BTreeMap<Vec<u8>, (i64, u32)>,
+    done: Unpacked,
+}
+
+impl<R: Read> Unpacker<R> {
+    fn next(&mut self) -> Result<Option<Entry>, Error> {
+        self.tar.next_entry().map_err(|e| stream_error(&self.diff_id, e))
+    }
+
+    fn apply(&mut self, entry: &Entry) -> Result<(), Error> {
+        let location = split(&entry.path).map_err(|reason| self.root.corrupt(&entry.path, &reason))?;
+        let Some(location) = location else { return self.apply_root(entry) };
+        let parent = self.root.ensure_dir(&location.parent)?;
+        if let Some(hidden) = location.name.strip_prefix(WHITEOUT) {
+            return self.apply_whiteout(parent.as_fd(), &location, hidden);
+        }
+        self.create(parent.as_fd(), &location, entry)?;
+        self.done.inodes += u64::from(!matches!(entry.kind, Kind::HardLink { .. }));
+        if matches!(entry.kind, Kind::HardLink { .. }) {
+            return Ok(());
+        }
+        let is_symlink = matches!(entry.kind, Kind::Symlink { .. });
+        self.root.set_attributes(parent.as_fd(), &location.name, entry, is_symlink)?;
+        if entry.kind == Kind::Directory {
+            self.dir_times.insert(location.path(), entry.mtime);
+        }
+        Ok(())
+    }
+
+    /// An entry for the layer's root gives the root's attributes.
+    fn apply_root(&mut self, entry: &Entry) -> Result<(), Error> {
+        if entry.kind != Kind::Directory {
+            return Err(self.root.corrupt(&entry.path, "the root is not a directory"));
+        }
+        self.dir_times.insert(Vec::new(), entry.mtime);
+        self.root.implied.remove(&b""[..]);
+        self.root.set_attributes(self.root.as_fd(), b".", entry, false)
+    }
+
+    fn apply_whiteout(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        location: &Location,
+        hidden: &[u8],
+    ) -> Result<(), Error> {
+        if location.name == OPAQUE {
+            return set_opaque(parent).map_err(|e| self.root.error("mark opaque", &location.parent, e));
+        }
+        if location.name.starts_with(AUFS) {
+            return Ok(());
+        }
+        if matches!(hidden, b"" | b"." | b"..") {
+            return Err(self.root.corrupt(&location.path(), "a whiteout of nothing, '.' or '..'"));
+        }
+        let failed = |e| self.root.error("white out", &location.path(), e);
+        match kind_at(parent, hidden).map_err(failed)? {
+            // Whiteouts hide what is below and not what this layer brings itself.
+            Some(FileType::Directory) => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+                let dir = rustix::fs::openat(parent, hidden, flags | OFlags::CLOEXEC, Mode::empty())
+                    .map_err(failed)?;
+                set_opaque(dir).map_err(failed)
+            }
+            Some(_) => Ok(()),
+            None => {
+                self.done.inodes += 1;
+                make_node(parent, hidden, (FileType::CharacterDevice, 0)).map_err(failed)
+            }
+        }
+    }
+
+    fn create(&mut self, parent: BorrowedFd<'_>, location: &Location, entry: &Entry) -> Result<(), Error> {
+        let path = location.path();
+        if entry.kind == Kind::Directory {
+            self.done.bytes += DISK_BLOCK;
+            return self.root.make_dir(parent, location).map(drop);
+        }
+        if let Kind::HardLink { target } = &entry.kind {
+            let target = split(target).map_err(|reason| self.root.corrupt(&path, &reason))?;
+            let target = target.ok_or_else(|| self.root.corrupt(&path, "a hard link to the root"))?;
+            return self.root.hard_link(parent, location, &target);
+        }
+        self.root.remove(parent, &location.name, &path)?;
+        let node = match &entry.kind {
+            Kind::File => return self.write_file(parent, location, entry.size),
+            Kind::Symlink { target } => {
+                return rustix::fs::symlinkat(&target[..], parent, &location.name[..])
+                    .map_err(|e| self.root.error("create link", &path, e));
+            }
+            Kind::CharDevice { major: 0, minor: 0 } => {
+                return Err(self.root.corrupt(&path, "a device 0:0, which is overlayfs' own whiteout"));
+            }
+            Kind::CharDevice { major, minor } => {
+                (FileType::CharacterDevice, rustix::fs::makedev(*major, *minor))
+            }
+            Kind::BlockDevice { major, minor } => {
+                (FileType::BlockDevice, rustix::fs::makedev(*major, *minor))
+            }
+            Kind::Fifo => (FileType::Fifo, 0),
+            Kind::Directory | Kind::HardLink { .. } => return Ok(()),
+        };
+        make_node(parent, &location.name, node).map_err(|e| self.root.error("create node", &path, e))
+    }
+
+    fn write_file(&mut self, parent: BorrowedFd<'_>, location: &Location, size: u64) -> Result<(), Error> {
+        let mut file = std::fs::File::from(self.root.create_file(parent, location)?);
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            let n = self.tar.read_body(&mut buffer).map_err(|e| stream_error(&self.diff_id, e))?;
+            if n == 0 {
+                break;
+            }
+            file.write_all(&buffer[..n])
+                .map_err(|e| Error::io("write", &self.root.shown_path(&location.path()))(e))?;
+        }
+        self.done.bytes += size.next_multiple_of(DISK_BLOCK);
+        Ok(())
+    }
+
+    /// Sets the directories' times and holds the stream against its diff id.
+    fn finish(mut self) -> Result<(Unpacked, R), Error> {
+        for (path, mtime) in &self.dir_times {
+            // A later entry may have replaced the directory; then there is no time to set.
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+            if let Ok(dir) = open_in_root(self.root.as_fd(), path, flags) {
+                set_times(dir.as_fd(), b".", *mtime)
+                    .map_err(|e| self.root.error("set the time of", path, e))?;
+            }
+        }
+        let implied = self.root.implied.iter().filter(|path| !path.is_empty()).count() as u64;
+        self.done.inodes += implied;
+        self.done.bytes += implied * DISK_BLOCK;
+        self.done.implied = self.root.implied.iter().cloned().collect();
+        let (digest, _, plain) =
+            self.tar.into_inner().finish().map_err(|e| stream_error(&self.diff_id, e))?;
+        if digest != self.diff_id {
+            return Err(Error::corrupt(
+                "layer",
+                format!(
+                    "its contents have the diff id {digest}, the image's configuration says {}",
+                    self.diff_id
+                ),
+            ));
+        }
+        Ok((self.done, plain.into_inner()))
+    }
+}
+
+fn make_node(
+    parent: BorrowedFd<'_>,
+    name: &[u8],
+    (kind, device): (FileType, Dev),
+) -> Result<(), rustix::io::Errno> {
+    rustix::fs::mknodat(parent, name, kind, Mode::from_raw_mode(0o600), device)
+}
+
+/// Failures of the stream: broken contents, more than allowed, or the source's own error, which is passed on if it is ours.
+pub(crate) fn stream_error(diff_id: &Digest, error: io::Error) -> Error {
+    if let Some(limit) = error.get_ref().and_then(|e| e.downcast_ref::<crate::digest::TooManyBytes>()) {
+        return Error::TooLarge { what: format!("layer {diff_id}"), limit: format!("{} bytes", limit.limit) };
+    }
+    match error.downcast::<Error>() {
+        Ok(own) => own,
+        Err(error) => Error::corrupt(format!("layer {diff_id}"), error.to_string()),
+    }
+}
+
+#[cfg(test)]
+#[path = "unpack_tests.rs"]
+mod tests;
