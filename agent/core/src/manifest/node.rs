@@ -86,26 +86,28 @@ impl Node {
     /// Where the field is, or else the nearest thing above it.
     pub(crate) fn locate(&self, path: &FieldPath) -> Position {
         let mut node = self;
-        let mut at = self.at;
+        let mut nearest = self.at;
         for step in path.steps() {
-            match step {
-                Step::Field(name) | Step::Key(name) => {
-                    let Some(entry) = node.entries().iter().find(|entry| &entry.key == name) else {
-                        return at;
-                    };
-                    at = entry.at;
-                    node = &entry.node;
-                }
-                Step::Index(index) => {
-                    let Some(element) = node.elements().get(*index) else {
-                        return at;
-                    };
-                    at = element.at;
-                    node = element;
-                }
-            }
+            let Some((at, below)) = node.step(step) else { break };
+            nearest = at;
+            node = below;
         }
-        at
+        nearest
+    }
+
+    /// The value of a field.
+    pub(crate) fn find(&self, path: &FieldPath) -> Option<&Node> {
+        path.steps().iter().try_fold(self, |node, step| node.step(step).map(|(_, node)| node))
+    }
+
+    fn step(&self, step: &Step) -> Option<(Position, &Node)> {
+        match step {
+            Step::Field(name) | Step::Key(name) => {
+                let entry = self.entries().iter().find(|entry| &entry.key == name)?;
+                Some((entry.at, &entry.node))
+            }
+            Step::Index(index) => self.elements().get(*index).map(|element| (element.at, element)),
+        }
     }
 
     /// JSON with sorted keys, no white space and without nulls: equal for manifests that say the same.

@@ -66,15 +66,23 @@ impl<'a> Reader<'a> {
     }
 
     fn report_type(&self, wanted: &str) {
-        let mut finding =
-            Finding::at(self.node.at, format!("must be {wanted}, not {}", self.node.describe()));
-        if wanted == "a string" {
-            finding = match &self.node.value {
-                Value::Bool(_, text) | Value::Float(text) => finding.help(format!("quote it: \"{text}\"")),
-                Value::Integer(number) => finding.help(format!("quote it: \"{number}\"")),
-                Value::Null | Value::Text(_) | Value::List(_) | Value::Map(_) => finding,
-            };
-        }
+        let finding = Finding::at(self.node.at, format!("must be {wanted}, not {}", self.node.describe()));
+        let finding = match (&self.node.value, wanted) {
+            (Value::Bool(_, text) | Value::Float(text), "a string") => {
+                finding.help(format!("quote it: \"{text}\""))
+            }
+            (Value::Integer(number), "a string") => finding.help(format!("quote it: \"{number}\"")),
+            (Value::Text(text), "a list") => {
+                finding.help(format!("write it as a list: [{:?}]", shorten(text)))
+            }
+            (Value::Text(text), "a whole number") if text.parse::<i64>().is_ok() => {
+                finding.help("remove the quotes")
+            }
+            (Value::Text(text), "true or false") if text == "true" || text == "false" => {
+                finding.help("remove the quotes")
+            }
+            _ => finding,
+        };
         self.report(finding);
     }
 
@@ -125,29 +133,33 @@ impl<'a> Reader<'a> {
             self.issues.borrow_mut().push(issue(finding));
             return false;
         }
+        let unsupported = Finding::at(entry.at, "not supported yet");
         let refusal = match support(&path.pattern()) {
             Some(Support::Yes) => return true,
             _ if says_nothing(&entry.node) => return false,
-            Some(Support::Only(values)) => {
-                let canonical = entry.node.canonical();
-                if values.contains(&canonical.as_str()) {
-                    return true;
-                }
-                let reason = format!("the value {} is not supported yet", shorten(&canonical));
-                Finding::at(entry.at, reason).help(format!("supported: {}", values.join(", ")))
+            Some(Support::Only(values)) if values.contains(&entry.node.canonical().as_str()) => return true,
+            Some(Support::Empty(_)) if entry.node.canonical() == "{}" => return true,
+            Some(Support::Empty(why)) => unsupported.help(why),
+            Some(Support::Only(values)) if values != ["{}"] => {
+                let value = shorten(&entry.node.canonical());
+                Finding::at(entry.at, format!("the value {value} is not supported yet"))
+                    .help(format!("supported: {}", values.join(", ")))
             }
-            None => {
-                let fields = supported_below(&self.path.pattern()).join(", ");
-                let place = if self.path.steps().is_empty() {
-                    "a pod".to_owned()
-                } else {
-                    format!("`{}`", self.path)
-                };
-                Finding::at(entry.at, "not supported yet").help(format!("supported in {place}: {fields}"))
-            }
+            Some(Support::Only(_)) | None => unsupported.help(self.supported_here()),
         };
         self.issues.borrow_mut().push(issue(refusal));
         false
+    }
+}
+
+impl Reader<'_> {
+    fn supported_here(&self) -> String {
+        let fields = supported_below(&self.path.pattern()).join(", ");
+        if self.path.steps().is_empty() {
+            format!("supported in a pod: {fields}")
+        } else {
+            format!("supported in `{}`: {fields}", self.path)
+        }
     }
 }
 

@@ -12,9 +12,13 @@ pub(crate) enum Support {
     Yes,
     /// Only these values, as JSON without white space: those that ask for what happens anyway.
     Only(&'static [&'static str]),
+    /// Nothing but `{}`, and why.
+    Empty(&'static str),
 }
 
-use Support::{Only, Yes};
+use Support::{Empty, Only, Yes};
+
+const NOT_SCHEDULED: &str = "a manifest's pod runs where its file is; leave it out";
 
 /// Every field that may be set, sorted by no rule but that of the API reference.
 pub(crate) const FIELDS: &[(&str, Support)] = &[
@@ -22,7 +26,7 @@ pub(crate) const FIELDS: &[(&str, Support)] = &[
     ("kind", Yes),
     ("metadata", Yes),
     ("spec", Yes),
-    ("status", Only(&["{}"])),
+    ("status", Empty("it is the agent that writes the status; leave it out")),
     ("metadata.name", Yes),
     ("metadata.namespace", Yes),
     ("metadata.uid", Yes),
@@ -57,8 +61,8 @@ pub(crate) const FIELDS: &[(&str, Support)] = &[
     ("spec.priorityClassName", Only(&["\"system-node-critical\"", "\"system-cluster-critical\""])),
     ("spec.preemptionPolicy", Only(&["\"PreemptLowerPriority\""])),
     ("spec.schedulerName", Only(&["\"default-scheduler\""])),
-    ("spec.nodeSelector", Only(&["{}"])),
-    ("spec.affinity", Only(&["{}"])),
+    ("spec.nodeSelector", Empty(NOT_SCHEDULED)),
+    ("spec.affinity", Empty(NOT_SCHEDULED)),
     ("spec.overhead", Only(&["{}"])),
     ("spec.os", Only(&["{\"name\":\"linux\"}"])),
     ("spec.automountServiceAccountToken", Only(&["false"])),

@@ -67,7 +67,9 @@ impl Checker<'_> {
         if let Some(value) = value
             && !allowed.contains(&value)
         {
-            let reason = format!("`{}` is none of {}", super::node::shorten(value), allowed.join(", "));
+            let names: Vec<&str> =
+                allowed.iter().map(|name| if name.is_empty() { "\"\"" } else { *name }).collect();
+            let reason = format!("`{}` is none of {}", super::node::shorten(value), names.join(", "));
             self.fail(path, reason);
         }
     }
@@ -86,6 +88,11 @@ impl Checker<'_> {
                 seen.insert(name, path);
             }
         }
+    }
+
+    /// Whether a field stands in the document, and was not filled in.
+    fn is_written(&self, path: &FieldPath) -> bool {
+        self.document.find(path).is_some()
     }
 
     fn push(&mut self, path: &FieldPath, finding: Finding) {
