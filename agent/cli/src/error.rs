@@ -1,0 +1,178 @@
+//! What can go wrong in a verb, and what the user should do next.
+//!
+//! In: failures of calls, files and arguments. Out: [`CliError`], whose [`CliError::report`] is the text to print.
+
+use std::{fmt, io, path::PathBuf};
+
+use pintle_cri_api::ConnectError;
+use tonic::Code;
+
+/// What an id or a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noun {
+    Pod,
+    Container,
+    Image,
+}
+
+impl fmt::Display for Noun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pod => "pod",
+            Self::Container => "container",
+            Self::Image => "image",
+        })
+    }
+}
+
+impl Noun {
+    fn listing(self) -> &'static str {
+        match self {
+            Self::Pod => "'pintle pods' lists the pods",
+            Self::Container => "'pintle ps -a' lists the containers",
+            Self::Image => "'pintle images' lists the images",
+        }
+    }
+}
+
+/// Why a verb failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    #[error("cannot reach the runtime")]
+    Connect(#[source] ConnectError),
+    #[error("cannot {what}: {message}")]
+    Call { what: String, message: String, code: Code, noun: Option<Noun> },
+    #[error("cannot {what}: no answer from {endpoint} within {seconds} s")]
+    TimedOut { what: String, endpoint: String, seconds: u64 },
+    #[error("no {noun} {wanted:?}")]
+    NotFound { noun: Noun, wanted: String },
+    #[error("{wanted:?} could be any of these {noun}s:\n{}", candidates.join("\n"))]
+    Ambiguous { noun: Noun, wanted: String, candidates: Vec<String> },
+    #[error("pod {pod:?} has several containers: {}", containers.join(", "))]
+    WhichContainer { pod: String, containers: Vec<String> },
+    #[error("cannot read {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{}: {reason}", path.display())]
+    Config { path: PathBuf, reason: String },
+    #[error("{flag}: {reason}")]
+    Argument { flag: &'static str, reason: String },
+    #[error("the runtime at {endpoint} is not Pintle: it cannot {what}")]
+    NotPintle { endpoint: String, what: &'static str },
+    #[error("{what} is not supported yet")]
+    Unsupported { what: &'static str, instead: &'static str },
+    #[error("container {id} is running")]
+    StillRunning { id: String },
+    #[error("pod {id} is ready")]
+    StillReady { id: String },
+    #[error("container {id} has no log file")]
+    NoLog { id: String, why: &'static str },
+    #[error("the runtime's answer to {what} makes no sense: {reason}")]
+    Answer { what: &'static str, reason: String },
+    #[error("{}", reports(.0))]
+    Several(Vec<CliError>),
+    #[error("cannot write output")]
+    Output(#[from] io::Error),
+}
+
+impl CliError {
+    /// What to do next, when there is something.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Connect(ConnectError::NoSocket { .. } | ConnectError::Refused { .. }) => {
+                "is 'pintle agent' or 'pintle runtime' running? --runtime-endpoint names another socket"
+            }
+            Self::Connect(ConnectError::Denied { .. }) => "the socket belongs to root: use sudo",
+            Self::NotFound { noun, .. } | Self::Call { code: Code::NotFound, noun: Some(noun), .. } => {
+                noun.listing()
+            }
+            Self::Call {
+                code: Code::PermissionDenied | Code::Unauthenticated,
+                noun: Some(Noun::Image),
+                ..
+            } => "--creds USER:PASSWORD logs in at the registry",
+            Self::Call { code: Code::Unavailable, .. } => "did the runtime stop? look at its log",
+            Self::Call { code: Code::Unimplemented, .. } => "this runtime does not offer that call",
+            Self::TimedOut { .. } => "--timeout waits longer",
+            Self::Ambiguous { .. } => "give more digits of the id",
+            Self::WhichContainer { .. } => "choose one with -c",
+            Self::NotPintle { .. } => {
+                "--runtime-endpoint unix:///run/pintle/pintle.sock is Pintle's own socket"
+            }
+            Self::StillRunning { .. } => "'pintle stop' it first, or use --force",
+            Self::StillReady { .. } => "'pintle stopp' it first, or use --force",
+            Self::Unsupported { instead, .. } => instead,
+            Self::NoLog { why, .. } => why,
+            Self::Connect(_)
+            | Self::Call { .. }
+            | Self::Read { .. }
+            | Self::Config { .. }
+            | Self::Argument { .. }
+            | Self::Answer { .. }
+            | Self::Several(_)
+            | Self::Output(_) => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    /// The error, its causes and its hint, ready for stderr.
+    pub fn report(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        match self.hint() {
+            Some(hint) => format!("{text}\n  hint: {hint}"),
+            None => text,
+        }
+    }
+
+    /// Success, the only error, or all of them in one.
+    pub(crate) fn collect(mut errors: Vec<Self>) -> Result<(), Self> {
+        match (errors.pop(), errors.is_empty()) {
+            (None, _) => Ok(()),
+            (Some(only), true) => Err(only),
+            (Some(last), false) => {
+                errors.push(last);
+                Err(Self::Several(errors))
+            }
+        }
+    }
+}
+
+fn reports(errors: &[CliError]) -> String {
+    errors.iter().map(CliError::report).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_socket_names_the_commands_that_make_one() {
+        let source =
+            ConnectError::NoSocket { path: "/x.sock".into(), source: io::ErrorKind::NotFound.into() };
+        let report = CliError::Connect(source).report();
+        assert!(report.contains("no such socket /x.sock"), "{report}");
+        assert!(report.contains("is 'pintle agent' or 'pintle runtime' running?"), "{report}");
+    }
+
+    #[test]
+    fn an_unknown_container_points_to_the_list() {
+        let error = CliError::NotFound { noun: Noun::Container, wanted: "web".into() };
+        assert_eq!(error.report(), "no container \"web\"\n  hint: 'pintle ps -a' lists the containers");
+    }
+
+    #[test]
+    fn several_errors_are_told_one_per_line() {
+        let missing = |name: &str| CliError::NotFound { noun: Noun::Pod, wanted: name.into() };
+        let error = CliError::collect(vec![missing("a"), missing("b")]).unwrap_err();
+        assert_eq!(error.to_string().lines().filter(|l| l.starts_with("no pod")).count(), 2);
+        assert!(CliError::collect(Vec::new()).is_ok());
+    }
+}

@@ -1,0 +1,194 @@
+//! The way to the runtime: global flags, one channel per socket, a time limit on every call.
+//!
+//! In: [`GlobalArgs`]. Out: clients, and answers or errors that name the operation. Connects on first use, so
+//! that `completion` needs no runtime.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use pintle_cri_api::{
+    connect, ext, ext_agent_client, ext_images_client, image_client, runtime_client,
+    v1::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient},
+};
+use tokio::sync::OnceCell;
+use tonic::{Code, Response, Status, transport::Channel};
+
+use crate::{
+    duration,
+    error::{CliError, Noun},
+};
+
+/// Limit on calls that only read, when the user gave none.
+const QUICK_LIMIT: Duration = Duration::from_secs(10);
+
+/// Flags before the verb.
+#[derive(Debug, Clone, clap::Args)]
+pub struct GlobalArgs {
+    /// Socket of the container runtime
+    #[arg(
+        short = 'r',
+        long,
+        value_name = "ENDPOINT",
+        env = "CONTAINER_RUNTIME_ENDPOINT",
+        default_value = "unix:///run/pintle/pintle.sock"
+    )]
+    pub runtime_endpoint: String,
+    /// Socket of the image service, when it is another one
+    #[arg(short = 'i', long, value_name = "ENDPOINT", env = "IMAGE_SERVICE_ENDPOINT")]
+    pub image_endpoint: Option<String>,
+    /// Limit for each call, e.g. 30s or 2m [default: 10s for calls that only read, none for others]
+    #[arg(short = 't', long, value_name = "DURATION", value_parser = duration::parse)]
+    pub timeout: Option<Duration>,
+    /// Tell on stderr which calls are made and how long they take
+    #[arg(short = 'D', long)]
+    pub debug: bool,
+}
+
+/// What a call does, for its errors, and how long it may take.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    what: String,
+    noun: Option<Noun>,
+    limit: Option<Duration>,
+}
+
+impl Call {
+    /// A call that only reads.
+    pub(crate) fn quick(what: impl Into<String>) -> Self {
+        Self { what: what.into(), noun: None, limit: Some(QUICK_LIMIT) }
+    }
+
+    /// A call that may take as long as it needs.
+    pub(crate) fn slow(what: impl Into<String>) -> Self {
+        Self { what: what.into(), noun: None, limit: None }
+    }
+
+    pub(crate) fn on(self, noun: Noun) -> Self {
+        Self { noun: Some(noun), ..self }
+    }
+
+    /// The error for a refused call.
+    pub(crate) fn error(&self, status: &Status) -> CliError {
+        CliError::Call {
+            what: self.what.clone(),
+            message: message_of(status),
+            code: status.code(),
+            noun: self.noun,
+        }
+    }
+}
+
+fn message_of(status: &Status) -> String {
+    if status.message().is_empty() {
+        status.code().description().to_owned()
+    } else {
+        status.message().to_owned()
+    }
+}
+
+/// One run's connection to a runtime.
+#[derive(Debug)]
+pub(crate) struct Session {
+    global: GlobalArgs,
+    runtime: OnceCell<Channel>,
+    images: OnceCell<Channel>,
+}
+
+impl Session {
+    pub(crate) fn new(global: GlobalArgs) -> Self {
+        Self { global, runtime: OnceCell::new(), images: OnceCell::new() }
+    }
+
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.global.runtime_endpoint
+    }
+
+    fn image_endpoint(&self) -> &str {
+        self.global.image_endpoint.as_deref().unwrap_or(&self.global.runtime_endpoint)
+    }
+
+    async fn runtime_channel(&self) -> Result<Channel, CliError> {
+        let channel = self.runtime.get_or_try_init(|| self.open(self.endpoint())).await?;
+        Ok(channel.clone())
+    }
+
+    async fn image_channel(&self) -> Result<Channel, CliError> {
+        if self.global.image_endpoint.is_none() {
+            return self.runtime_channel().await;
+        }
+        let channel = self.images.get_or_try_init(|| self.open(self.image_endpoint())).await?;
+        Ok(channel.clone())
+    }
+
+    async fn open(&self, endpoint: &str) -> Result<Channel, CliError> {
+        let limit = self.global.timeout.unwrap_or(QUICK_LIMIT);
+        match tokio::time::timeout(limit, connect(endpoint)).await {
+            Ok(channel) => channel.map_err(CliError::Connect),
+            Err(_) => Err(self.timed_out("connect", limit)),
+        }
+    }
+
+    pub(crate) async fn runtime(&self) -> Result<RuntimeServiceClient<Channel>, CliError> {
+        Ok(runtime_client(self.runtime_channel().await?))
+    }
+
+    pub(crate) async fn images(&self) -> Result<ImageServiceClient<Channel>, CliError> {
+        Ok(image_client(self.image_channel().await?))
+    }
+
+    pub(crate) async fn pintle_images(&self) -> Result<ext::images_client::ImagesClient<Channel>, CliError> {
+        Ok(ext_images_client(self.image_channel().await?))
+    }
+
+    pub(crate) async fn pintle_agent(&self) -> Result<ext::agent_client::AgentClient<Channel>, CliError> {
+        Ok(ext_agent_client(self.runtime_channel().await?))
+    }
+
+    /// Waits for an answer, within the limit.
+    pub(crate) async fn call<T>(
+        &self,
+        call: Call,
+        answer: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, CliError> {
+        let begun = Instant::now();
+        let limit = self.global.timeout.or(call.limit);
+        let answered = match limit {
+            Some(limit) => match tokio::time::timeout(limit, answer).await {
+                Ok(answered) => answered,
+                Err(_) => return Err(self.timed_out(&call.what, limit)),
+            },
+            None => answer.await,
+        };
+        self.trace(&call, begun.elapsed(), answered.as_ref().err());
+        answered.map(Response::into_inner).map_err(|status| call.error(&status))
+    }
+
+    /// Like [`Session::call`], for the extension: a foreign runtime is told apart.
+    pub(crate) async fn call_pintle<T>(
+        &self,
+        what: &'static str,
+        answer: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, CliError> {
+        match self.call(Call::slow(what), answer).await {
+            Err(CliError::Call { code: Code::Unimplemented, .. }) => {
+                Err(CliError::NotPintle { endpoint: self.endpoint().to_owned(), what })
+            }
+            other => other,
+        }
+    }
+
+    fn timed_out(&self, what: &str, limit: Duration) -> CliError {
+        let endpoint = self.endpoint().to_owned();
+        CliError::TimedOut { what: what.to_owned(), endpoint, seconds: limit.as_secs() }
+    }
+
+    fn trace(&self, call: &Call, took: Duration, refused: Option<&Status>) {
+        if self.global.debug {
+            let outcome = refused.map_or_else(|| "ok".to_owned(), |status| format!("{:?}", status.code()));
+            eprintln!("debug: {}: {} in {} ms", self.endpoint(), call.what, took.as_millis());
+            eprintln!("debug: {}: {outcome}", call.what);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! `pods`: lists pod sandboxes.
+//!
+//! In: filters. Out: a table, ids, details, JSON or YAML, newest first.
+
+use std::io::Write;
+
+use jiff::Timestamp;
+use pintle_cri_api::v1::{
+    ListPodSandboxRequest, ListPodSandboxResponse, PodSandbox, PodSandboxFilter, PodSandboxMetadata,
+    PodSandboxState, PodSandboxStateValue,
+};
+use regex::Regex;
+
+use crate::{
+    age,
+    error::CliError,
+    filter::{self, Latest},
+    io::Io,
+    output::{self, Ids, ListFormat, TreeFormat},
+    session::{Call, Session},
+    table::Table,
+};
+
+#[derive(Debug, clap::Args)]
+pub struct PodsArgs {
+    /// Only the pod whose id begins so
+    #[arg(long)]
+    id: Option<String>,
+    /// Only pods whose name matches this regular expression
+    #[arg(long)]
+    name: Option<Regex>,
+    /// Only pods whose namespace matches this regular expression
+    #[arg(long)]
+    namespace: Option<Regex>,
+    /// Only pods in this state
+    #[arg(short, long)]
+    state: Option<State>,
+    /// Only pods with this label; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = filter::label)]
+    label: Vec<(String, String)>,
+    /// Only the newest pod
+    #[arg(short, long)]
+    latest: bool,
+    /// Only the newest N pods
+    #[arg(short = 'n', long, value_name = "N")]
+    last: Option<usize>,
+    /// Only ids
+    #[arg(short, long)]
+    quiet: bool,
+    /// Whole ids
+    #[arg(long)]
+    no_trunc: bool,
+    /// Labels and annotations too
+    #[arg(short, long)]
+    verbose: bool,
+    #[arg(short, long, default_value = "table")]
+    output: ListFormat,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum State {
+    Ready,
+    #[value(name = "notready")]
+    NotReady,
+}
+
+pub(crate) async fn run(args: PodsArgs, session: &Session, io: &mut Io<'_>) -> Result<(), CliError> {
+    let mut client = session.runtime().await?;
+    let request = ListPodSandboxRequest { filter: Some(request_filter(&args)) };
+    let answer = session.call(Call::quick("list pods"), client.list_pod_sandbox(request)).await?;
+    let items = select(answer.items, &args);
+    match args.output {
+        ListFormat::Table if args.quiet => {
+            for pod in &items {
+                writeln!(io.out, "{}", pod.id)?;
+            }
+            Ok(())
+        }
+        ListFormat::Table if args.verbose => items.iter().try_for_each(|pod| verbose(io, pod)),
+        ListFormat::Table => Ok(io.out.write_all(table(&items, &args, Timestamp::now()).as_bytes())?),
+        ListFormat::Json => tree(io, TreeFormat::Json, items),
+        ListFormat::Yaml => tree(io, TreeFormat::Yaml, items),
+    }
+}
+
+fn request_filter(args: &PodsArgs) -> PodSandboxFilter {
+    let state = args.state.map(|state| match state {
+        State::Ready => PodSandboxState::SandboxReady,
+        State::NotReady => PodSandboxState::SandboxNotready,
+    });
+    PodSandboxFilter {
+        id: String::new(),
+        state: state.map(|state| PodSandboxStateValue { state: state.into() }),
+        label_selector: filter::selector(args.label.clone()),
+    }
+}
+
+fn select(mut pods: Vec<PodSandbox>, args: &PodsArgs) -> Vec<PodSandbox> {
+    pods.retain(|pod| {
+        let metadata = metadata(pod);
+        pod.id.starts_with(args.id.as_deref().unwrap_or_default())
+            && filter::matches(args.name.as_ref(), &metadata.name)
+            && filter::matches(args.namespace.as_ref(), &metadata.namespace)
+    });
+    pods.sort_by_key(|pod| std::cmp::Reverse(pod.created_at));
+    if let Some(count) = filter::newest(Latest::from(args.latest), args.last) {
+        pods.truncate(count);
+    }
+    pods
+}
+
+fn metadata(pod: &PodSandbox) -> PodSandboxMetadata {
+    pod.metadata.clone().unwrap_or_default()
+}
+
+fn state_word(pod: &PodSandbox) -> &'static str {
+    match pod.state() {
+        PodSandboxState::SandboxReady => "Ready",
+        PodSandboxState::SandboxNotready => "NotReady",
+    }
+}
+
+fn table(pods: &[PodSandbox], args: &PodsArgs, now: Timestamp) -> String {
+    let ids = Ids::from_no_trunc(args.no_trunc);
+    let mut table = Table::crictl(&["POD ID", "CREATED", "STATE", "NAME", "NAMESPACE", "ATTEMPT", "RUNTIME"]);
+    for pod in pods {
+        let metadata = metadata(pod);
+        let handler = if pod.runtime_handler.is_empty() { "(default)" } else { &pod.runtime_handler };
+        table.row(vec![
+            ids.show(&pod.id),
+            age::crictl(pod.created_at, now),
+            state_word(pod).to_owned(),
+            metadata.name,
+            metadata.namespace,
+            metadata.attempt.to_string(),
+            handler.to_owned(),
+        ]);
+    }
+    table.render()
+}
+
+fn verbose(io: &mut Io<'_>, pod: &PodSandbox) -> Result<(), CliError> {
+    let metadata = metadata(pod);
+    writeln!(io.out, "ID: {}\nName: {}\nUID: {}", pod.id, metadata.name, metadata.uid)?;
+    writeln!(io.out, "Namespace: {}\nAttempt: {}", metadata.namespace, metadata.attempt)?;
+    writeln!(io.out, "Status: {}\nCreated: {}", state_word(pod), output::rfc3339(pod.created_at))?;
+    output::details(io, "Labels", &pod.labels)?;
+    output::details(io, "Annotations", &pod.annotations)?;
+    writeln!(io.out, "Runtime: {}\n", pod.runtime_handler)?;
+    Ok(())
+}
+
+fn tree(io: &mut Io<'_>, format: TreeFormat, items: Vec<PodSandbox>) -> Result<(), CliError> {
+    let list = ListPodSandboxResponse { items };
+    output::tree(io, format, &output::value("runtime.v1.ListPodSandboxResponse", &list)?)
+}
