@@ -11,7 +11,7 @@ use crate::decide::container_need::{ContainerNeed, Start, StartStep, StopReason}
 use crate::decide::look::{Gate, Look};
 use crate::decide::situation::{self, ContainerView, Situation, Stage};
 use crate::model::{ActionKey, Container, ContainerState, Failure, Goal, Observed, Policy};
-use crate::pod_status::{is_ready, short_duration};
+use crate::pod_status::{pod_is_ready, short_duration};
 use crate::time::Timestamp;
 
 /// The causal chain, from the pod down to the first cause.
@@ -157,12 +157,9 @@ pub fn explain(goal: &Goal, observed: &Observed, now: Timestamp, policy: &Policy
     let situation = situation::judge(goal, Look { observed, now, policy });
     let containers = situation.containers.iter().map(|view| container_link(&situation, view));
     let stage = stage_link(&situation);
-    let ready = stage.is_none()
-        && !situation.containers.is_empty()
-        && situation.containers.iter().all(|view| is_ready(&situation.look, view));
     Explanation {
         pod: situation.pod.map(|pod| format!("{}/{}", pod.namespace(), pod.name())),
-        ready,
+        ready: pod_is_ready(&situation),
         links: stage.into_iter().chain(containers).collect(),
     }
 }

@@ -85,9 +85,16 @@ fn some_if_any<T>(list: Vec<T>) -> Option<Vec<T>> {
     (!list.is_empty()).then_some(list)
 }
 
-/// Whether the container takes requests.
-pub(crate) fn is_ready(look: &Look<'_>, view: &ContainerView<'_>) -> bool {
-    running_since(look, view).is_some()
+/// Whether the pod is Ready: it has containers, and every one is.
+pub(crate) fn pod_is_ready(situation: &Situation<'_>) -> bool {
+    let ready = |view| is_ready(&situation.look, view);
+    !situation.containers.is_empty() && situation.containers.iter().all(ready)
+}
+
+/// Whether the container takes requests: it runs, in a sandbox that does.
+fn is_ready(look: &Look<'_>, view: &ContainerView<'_>) -> bool {
+    let sandbox = view.incarnations.first().and_then(|latest| look.sandbox(&latest.sandbox));
+    running_since(look, view).is_some() && sandbox.is_some_and(|s| s.ready)
 }
 
 fn running_since(look: &Look<'_>, view: &ContainerView<'_>) -> Option<Timestamp> {
