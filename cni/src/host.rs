@@ -9,7 +9,7 @@ use netlink_packet_core::NLM_F_DUMP;
 
 use crate::cidr::Cidr;
 use crate::netlink::links::{self, HostAddress, Link};
-use crate::netlink::{BATCH_MOST, Batch, NetlinkError, Outcome, Reply, Socket};
+use crate::netlink::{Batch, LOOKUPS_MOST, NetlinkError, Outcome, Reply, Socket};
 
 /// How often a dump is read again because it changed meanwhile; the last one counts as it is.
 const DUMP_TRIES: u32 = 5;
@@ -49,7 +49,7 @@ impl Host {
     /// Those of the named interfaces that exist.
     pub(crate) fn links_named(&self, names: &[&str]) -> Result<Vec<Link>, NetlinkError> {
         let mut found = Vec::new();
-        for chunk in names.chunks(BATCH_MOST) {
+        for chunk in names.chunks(LOOKUPS_MOST) {
             let mut batch = Batch::default();
             for name in chunk {
                 batch.push(format!("look up interface {name}"), links::get_link(name), 0);

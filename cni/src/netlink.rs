@@ -24,8 +24,11 @@ use replies::{Answer, answers};
 
 /// How long the kernel may take to answer; it waits for its own locks only.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Requests in one batch at most: an acknowledgement of each must fit into the default receive buffer.
+/// Requests in one batch at most. All answers must fit into the default receive buffer (208 KiB, in which an
+/// acknowledgement takes 0.8 KiB): the kernel drops an acknowledgement that does not fit without a word.
 pub(crate) const BATCH_MOST: usize = 64;
+/// Requests in one batch at most if each is answered by an interface, which takes about 5 KiB.
+pub(crate) const LOOKUPS_MOST: usize = 16;
 /// Larger than any datagram of a dump (32 KiB).
 const RECEIVE_BUFFER: usize = 64 * 1024;
 
@@ -191,6 +194,9 @@ impl Socket {
     /// Sends the batch and waits until every request that asked for it is acknowledged or refused.
     pub(crate) fn transact(&mut self, batch: &Batch) -> Result<Outcome, NetlinkError> {
         debug_assert!(batch.requests.len() <= BATCH_MOST);
+        if batch.requests.is_empty() {
+            return Ok(Outcome::default());
+        }
         let first = self.sequence;
         let datagram = batch.datagram(first);
         self.sequence = (first..).nth(batch.requests.len()).unwrap_or(1);
