@@ -176,17 +176,16 @@ impl LeaseStore {
         Ok(Some(lease))
     }
 
-    /// Frees an address whose interface is gone.
-    pub(crate) fn forget(&mut self, ip: IpAddr) -> Result<(), LeaseError> {
-        delete(&self.path(ip))?;
-        self.leases.remove(&ip);
-        Ok(())
+    /// Frees an address whose interface is gone; nothing if it was freed before, even if somebody has it again.
+    pub(crate) fn forget(&mut self, ip: IpAddr, interface: &str) -> Result<(), LeaseError> {
+        let released = |l: &Lease| l.state == LeaseState::Releasing && l.interface == interface;
+        if self.leases.get(&ip).is_some_and(released) { self.drop_lease(ip) } else { Ok(()) }
     }
 
     /// Deletes every file of the store.
     pub(crate) fn remove_all(&mut self) -> Result<(), LeaseError> {
         for ip in self.leases.keys().copied().collect::<Vec<_>>() {
-            self.forget(ip)?;
+            self.drop_lease(ip)?;
         }
         delete(&self.state_dir.join("cursor"))?;
         delete(&self.state_dir.join("range"))?;
@@ -197,6 +196,12 @@ impl LeaseStore {
             }
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+
+    fn drop_lease(&mut self, ip: IpAddr) -> Result<(), LeaseError> {
+        delete(&self.path(ip))?;
+        self.leases.remove(&ip);
+        Ok(())
     }
 
     fn put(&mut self, lease: Lease) -> Result<(), LeaseError> {
@@ -309,7 +314,10 @@ mod tests {
         assert_eq!(store.last(), Some("10.88.0.3".parse().unwrap()));
         assert!(store.held_by("sandbox-10.88.0.2").is_none() && store.held_by("sandbox-10.88.0.3").is_some());
         assert!(store.is_leased("10.88.0.2".parse().unwrap()));
-        store.forget("10.88.0.2".parse().unwrap()).unwrap();
+        store.forget("10.88.0.3".parse().unwrap(), "pv0123456789ab").unwrap();
+        store.forget("10.88.0.2".parse().unwrap(), "pv000000000000").unwrap();
+        assert_eq!(store.all().count(), 2, "only what is being released is freed");
+        store.forget("10.88.0.2".parse().unwrap(), "pv0123456789ab").unwrap();
         assert!(!LeaseStore::open(dir.path(), "boot").unwrap().is_leased("10.88.0.2".parse().unwrap()));
     }
 

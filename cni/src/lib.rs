@@ -11,6 +11,15 @@
 //! creator. The sockets are opened there and stay there, so later calls may come from any thread.
 //!
 //! It does not do: services, DNS, host ports, CNI plug-ins (the trait [`PodNetwork`] is their seam), anti-spoofing.
+//! Decisions a caller should know:
+//!
+//! - Without nftables or its NAT in the kernel, or when somebody else owns the table, pods are attached all the same and
+//!   the status is [`Status::Degraded`]: they reach each other and the node, but nothing outside. The next reconcile
+//!   tries again.
+//! - A detach returns at once; the interface goes within some 50 ms, in a batch with others, and the address is free
+//!   only then. Deleting an interface in the call would cost each caller about 20 ms.
+//! - Forwarding is switched on for the host when the first pod comes, and is left on.
+//!
 //! It cannot overrule a foreign table: where the host's own forward chain drops by default (Docker's does), pods reach
 //! each other and the node, but the outside only once that chain accepts the bridge.
 

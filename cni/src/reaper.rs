@@ -80,9 +80,12 @@ impl Estate {
             .map_err(|error| ReapError::Delete(Box::new(error)))?;
         for (name, ip) in doomed.iter().filter(|(name, _)| !left.contains(&name.as_str())) {
             if let Some(ip) = ip {
-                self.leases().forget(*ip).map_err(ReapError::Forget)?;
+                self.leases().forget(*ip, name).map_err(ReapError::Forget)?;
             }
-            self.queue().condemned.remove(name);
+            let mut queue = self.queue();
+            if queue.condemned.get(name) == Some(ip) {
+                queue.condemned.remove(name);
+            }
         }
         self.changed.notify_all();
         Ok(left.into_iter().map(str::to_owned).collect())

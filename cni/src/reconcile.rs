@@ -39,6 +39,10 @@ impl Network {
         report.deleted_interfaces =
             links.iter().map(|l| l.name.clone()).filter(|name| doomed.contains_key(name)).collect();
         report.broken.extend(self.broken(&links, bridge));
+        for (interface, ip) in &doomed {
+            // What cannot be deleted now is not forgotten: the reaper goes on trying.
+            self.estate.condemn(interface, *ip);
+        }
         self.estate.execute(&doomed).map_err(Error::Reap)?;
         if bridge.is_some() {
             self.setup.ensure(&self.estate.host)?;

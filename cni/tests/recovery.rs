@@ -7,10 +7,15 @@
 
 mod lab;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use lab::{Lab, Pod, in_lab, links, patience, pod_links, run, serve_whoami, tear_down, whoami};
-use pintle_cni::{Error, Network, NetworkConfig, Reconciled, Released};
+use pintle_cni::{Error, Network, NetworkConfig, Reconciled, Released, Status};
 
 fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().to_owned()
@@ -273,12 +278,91 @@ fn an_interface_that_is_no_bridge_is_not_touched() {
         let network = lab.open();
         let error = Pod::new("a").attach(&network).unwrap_err();
         assert!(matches!(error, Error::Bridge(_)), "{error}");
-        assert!(
-            matches!(network.status(), pintle_cni::Status::NotReady { reason } if reason.contains("not a bridge"))
-        );
+        assert!(matches!(network.status(), Status::NotReady { reason } if reason.contains("not a bridge")));
         network.remove_all().unwrap();
         assert_eq!(links(), ["lo", "other", "ptl-test"]);
         run("ip", &["link", "del", "ptl-test"]);
+    });
+}
+
+#[test]
+fn a_masquerade_that_is_impossible_degrades_the_network_but_pods_are_attached() {
+    in_lab(|lab| {
+        // A table that another process owns cannot be replaced.
+        let mut owner =
+            Command::new("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut commands = owner.stdin.take().unwrap();
+        commands.write_all(b"add table ip pintle-test { flags owner; }\n").unwrap();
+        while !run("nft", &["list", "tables"]).contains("pintle-test") {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let network = lab.open();
+        let (a, b) = (Pod::new("a"), Pod::new("b"));
+        let at_a = a.attach(&network).unwrap();
+        let at_b = b.attach(&network).unwrap();
+        let server = b.run(serve_whoami);
+        assert_eq!(a.run(|| whoami(at_b.ip, server.port())), at_a.ip.to_string());
+        let status = network.status();
+        assert!(
+            matches!(&status, Status::Degraded { reason } if reason.contains("masquerade")),
+            "{status:?}"
+        );
+        let live = ["a".to_owned(), "b".to_owned()];
+        assert!(!network.reconcile(&live).unwrap().masquerade_restored);
+        drop(commands);
+        owner.wait().unwrap();
+        assert!(network.reconcile(&live).unwrap().masquerade_restored);
+        assert_eq!(network.status(), Status::Ready);
+        tear_down(network);
+    });
+}
+
+/// A small generator, so that every run tries the same sequences.
+fn step(state: &mut u64) -> usize {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    usize::try_from(*state >> 33).unwrap()
+}
+
+#[test]
+fn any_interleaving_of_attach_detach_restart_and_reconcile_keeps_leases_and_interfaces_in_step() {
+    in_lab(|lab| {
+        let open = || Network::open(lab.with_range("10.88.7.0/28")).unwrap();
+        let mut network = open();
+        let pods: Vec<Pod> = (0..10).map(|n| Pod::new(&format!("pod-{n}"))).collect();
+        let (mut attached, mut state) = (BTreeMap::new(), 7);
+        for _ in 0..400 {
+            let pod = &pods[step(&mut state) % pods.len()];
+            match step(&mut state) % 20 {
+                0..=8 => {
+                    let ip = pod.attach(&network).unwrap().ip;
+                    assert_eq!(
+                        *attached.entry(pod.id.clone()).or_insert(ip),
+                        ip,
+                        "an attached pod keeps its address"
+                    );
+                }
+                9..=16 => {
+                    network.detach(&pod.id).unwrap();
+                    attached.remove(&pod.id);
+                }
+                17 => {
+                    drop(network);
+                    network = open();
+                }
+                _ => {
+                    attached.remove(&pod.id);
+                    let live: Vec<String> = attached.keys().cloned().collect();
+                    assert!(network.reconcile(&live).unwrap().broken.is_empty());
+                }
+            }
+            let ips: BTreeSet<_> = attached.values().collect();
+            assert_eq!(ips.len(), attached.len(), "an address was given out twice");
+        }
+        network.settle(patience()).unwrap();
+        assert_eq!(lab.leases().len(), attached.len());
+        assert_eq!(pod_links().len(), attached.len());
+        attached.keys().for_each(|id| network.check(id).unwrap());
+        tear_down(network);
     });
 }
 
