@@ -69,22 +69,22 @@ impl<'a, P: Iterator<Item = Result<Spanned<'a>, granit_parser::ScanError>>> Load
         let mut documents = Vec::new();
         loop {
             let (event, span) = self.next()?;
-            match event {
-                Event::StreamEnd => return Ok(documents),
-                Event::DocumentStart(..) => {
-                    self.anchors.clear();
-                    let (event, span) = self.next()?;
-                    let node = self.value(event, span, 0)?;
-                    if node.value != Value::Null {
-                        documents.push(node);
-                    }
-                    if documents.len() > MAX_DOCUMENTS {
-                        let reason = format!("the file has more than {MAX_DOCUMENTS} documents");
-                        return Err(Finding::at(position(span.start), reason));
-                    }
-                }
-                Event::StreamStart | Event::DocumentEnd | Event::Comment(..) | Event::Anchor(..) => {}
-                other => return Err(unexpected(&other, span)),
+            if matches!(event, Event::StreamEnd) {
+                return Ok(documents);
+            }
+            if !matches!(event, Event::DocumentStart(..)) {
+                // The start of the stream and the ends of documents.
+                continue;
+            }
+            self.anchors.clear();
+            let (event, content) = self.next()?;
+            let node = self.value(event, content, 0)?;
+            if node.value != Value::Null {
+                documents.push(node);
+            }
+            if documents.len() > MAX_DOCUMENTS {
+                let reason = format!("the file has more than {MAX_DOCUMENTS} documents");
+                return Err(Finding::at(position(span.start), reason));
             }
         }
     }
@@ -105,21 +105,19 @@ impl<'a, P: Iterator<Item = Result<Spanned<'a>, granit_parser::ScanError>>> Load
             return Err(Finding::at(at, format!("nested more than {MAX_DEPTH} levels deep")));
         }
         let before = self.budget;
-        let (value, anchor) = match event {
-            Event::Alias(id) => return self.unfold(id, at, depth),
-            Event::Scalar(text, style, anchor, tag) => {
-                self.spend(1 + text.len() / 64, at)?;
-                (scalar(&text, style, tag.as_deref(), at)?, anchor)
-            }
-            Event::SequenceStart(_, anchor, _) => {
-                self.spend(1, at)?;
-                (self.list(depth)?, anchor)
-            }
-            Event::MappingStart(_, anchor, _) => {
-                self.spend(1, at)?;
-                (self.map(depth)?, anchor)
-            }
-            other => return Err(unexpected(&other, span)),
+        let (value, anchor) = if let Event::Alias(id) = event {
+            return self.unfold(id, at, depth);
+        } else if let Event::Scalar(text, style, anchor, tag) = event {
+            self.spend(1 + text.len() / 64, at)?;
+            (scalar(&text, style, tag.as_deref(), at)?, anchor)
+        } else if let Event::SequenceStart(_, anchor, _) = event {
+            self.spend(1, at)?;
+            (self.list(depth)?, anchor)
+        } else if let Event::MappingStart(_, anchor, _) = event {
+            self.spend(1, at)?;
+            (self.map(depth)?, anchor)
+        } else {
+            return Err(Finding::at(at, "not valid YAML: a value is missing"));
         };
         let node = Node { at, value };
         if anchor != 0 {
@@ -265,15 +263,6 @@ fn key_text(key: &Node) -> Result<String, Finding> {
         Value::Null => Err(Finding::at(key.at, "a key is empty")),
         Value::List(_) | Value::Map(_) => Err(Finding::at(key.at, "a key must be text")),
     }
-}
-
-fn unexpected(event: &Event<'_>, span: Span) -> Finding {
-    let name = if matches!(event, Event::UnresolvedAlias(_)) {
-        "an alias without an anchor"
-    } else {
-        "a part out of place"
-    };
-    Finding::at(position(span.start), format!("not valid YAML: found {name}"))
 }
 
 fn position(marker: Marker) -> Position {
