@@ -1,0 +1,377 @@
+//! The cgroups of containers and of the supervisor itself, in every hierarchy the host has.
+//!
+//! In: checked paths below the hierarchies' roots. Out: processes joined, listed, killed; directories removed; counts of
+//! OOM kills. Works on pure v2, on pure v1 and on hybrid hosts. It sets no limits: libcontainer does that at creation and
+//! the engine afterwards. "Tracking" is the one hierarchy in which every process of a container is sure to be and to
+//! which sub-groups can be added without a side effect: v2 where there is one (also on hybrid hosts), else the freezer.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::sys;
+
+/// Why something could not be done to a cgroup.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("reading /proc/self/mountinfo")]
+    Mounts { source: io::Error },
+    #[error("no cgroup hierarchy is mounted")]
+    NoHierarchy,
+    #[error("cgroup path {path:?}: must be absolute, without . and .. and not the root")]
+    Path { path: String },
+    #[error("creating cgroup {}", path.display())]
+    Create { path: PathBuf, source: io::Error },
+    #[error("moving process {pid} into cgroup {}", path.display())]
+    Join { path: PathBuf, pid: i32, source: io::Error },
+    #[error("removing cgroup {}", path.display())]
+    Remove { path: PathBuf, source: io::Error },
+}
+
+/// An absolute path below the root of every hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CgroupPath(String);
+
+impl CgroupPath {
+    pub(crate) fn parse(path: &str) -> Result<Self, Error> {
+        let relative = path.strip_prefix('/').unwrap_or_default();
+        let fine = relative.split('/').all(|name| !matches!(name, "" | "." | "..")) && path.len() < 4096;
+        if fine { Ok(Self(path.to_owned())) } else { Err(Error::Path { path: path.to_owned() }) }
+    }
+
+    fn below(&self, mount: &Path) -> PathBuf {
+        mount.join(&self.0[1..])
+    }
+}
+
+/// A v1 hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Legacy {
+    mount: PathBuf,
+    /// As in /proc/PID/cgroup: `cpu,cpuacct` or `name=systemd`.
+    controllers: String,
+}
+
+/// Where the host has its cgroup hierarchies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hierarchies {
+    legacy: Vec<Legacy>,
+    unified: Option<PathBuf>,
+}
+
+impl Hierarchies {
+    pub(crate) fn detect() -> Result<Self, Error> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|source| Error::Mounts { source })?;
+        let found = Self::from_mountinfo(&mounts);
+        if found.legacy.is_empty() && found.unified.is_none() { Err(Error::NoHierarchy) } else { Ok(found) }
+    }
+
+    fn from_mountinfo(mounts: &str) -> Self {
+        let mut found = Self { legacy: Vec::new(), unified: None };
+        for line in mounts.lines() {
+            let Some((left, right)) = line.split_once(" - ") else { continue };
+            let (Some(mount), mut right) = (left.split(' ').nth(4).map(PathBuf::from), right.split(' ')) else {
+                continue;
+            };
+            match (right.next(), right.nth(1)) {
+                (Some("cgroup2"), _) if found.unified.is_none() => found.unified = Some(mount),
+                (Some("cgroup"), Some(options)) => {
+                    let general = ["rw", "ro", "xattr", "noprefix", "clone_children"];
+                    let wanted = |option: &&str| !general.contains(option) && !option.starts_with("release_agent=");
+                    let controllers = options.split(',').filter(wanted).collect::<Vec<_>>().join(",");
+                    if found.legacy.iter().all(|other| other.controllers != controllers) {
+                        found.legacy.push(Legacy { mount, controllers });
+                    }
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// Whether controllers live in the v2 hierarchy.
+    pub(crate) fn is_v2(&self) -> bool {
+        self.legacy.iter().all(|legacy| legacy.controllers.starts_with("name="))
+    }
+
+    /// The directory of the path in the v2 hierarchy.
+    pub(crate) fn unified(&self, path: &CgroupPath) -> Option<PathBuf> {
+        self.unified.as_deref().map(|mount| path.below(mount))
+    }
+
+    /// The directory of the path in the v1 hierarchy of a controller.
+    pub(crate) fn legacy(&self, controller: &str, path: &CgroupPath) -> Option<PathBuf> {
+        let has = |legacy: &&Legacy| legacy.controllers.split(',').any(|name| name == controller);
+        self.legacy.iter().find(has).map(|legacy| path.below(&legacy.mount))
+    }
+
+    /// The directory under which sub-groups track processes.
+    pub(crate) fn tracking(&self, path: &CgroupPath) -> Option<PathBuf> {
+        self.unified(path).or_else(|| self.legacy("freezer", path))
+    }
+
+    /// The path's directory in every hierarchy.
+    pub(crate) fn directories(&self, path: &CgroupPath) -> Vec<PathBuf> {
+        let legacy = self.legacy.iter().map(|legacy| path.below(&legacy.mount));
+        legacy.chain(self.unified(path)).collect()
+    }
+
+    /// Moves a process into the path in every hierarchy where it is somewhere else.
+    pub(crate) fn join(&self, path: &CgroupPath, pid: i32) -> Result<(), Error> {
+        let present = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let is_there = |controllers: &str| {
+            present.lines().any(|line| {
+                let mut fields = line.splitn(3, ':').skip(1);
+                fields.next() == Some(controllers) && fields.next() == Some(path.0.as_str())
+            })
+        };
+        for legacy in &self.legacy {
+            if !is_there(&legacy.controllers) {
+                join_directory(&path.below(&legacy.mount), pid)?;
+            }
+        }
+        match self.unified(path) {
+            Some(directory) if !is_there("") => join_directory(&directory, pid),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Moves a process into the cgroup, but in the tracking hierarchy into the group `name` below it.
+    pub(crate) fn join_below(&self, path: &CgroupPath, name: &str, pid: i32) -> Result<(), Error> {
+        let tracking = self.tracking(path);
+        for directory in self.directories(path) {
+            if tracking.as_ref() == Some(&directory) {
+                join_directory(&directory.join(name), pid)?;
+            } else {
+                join_directory(&directory, pid)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends SIGKILL to every process of the cgroup and the groups below it, in every hierarchy.
+    pub(crate) fn kill(&self, path: &CgroupPath) {
+        if let Some(directory) = self.tracking(path) {
+            kill_tree(&directory);
+        }
+        for pid in self.processes(path) {
+            signal_member(pid, path, libc::SIGKILL);
+        }
+    }
+
+    /// Sends a signal to every process of the cgroup and the groups below it.
+    pub(crate) fn signal(&self, path: &CgroupPath, signal: i32) {
+        for pid in self.processes(path) {
+            signal_member(pid, path, signal);
+        }
+    }
+
+    /// Every process in the cgroup and the groups below it, in any hierarchy.
+    pub(crate) fn processes(&self, path: &CgroupPath) -> Vec<i32> {
+        let mut found = Vec::new();
+        for directory in self.directories(path) {
+            collect_processes(&directory, &mut found);
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// Removes the cgroup and the groups below it. False: something still lives there.
+    pub(crate) fn remove(&self, path: &CgroupPath) -> Result<bool, Error> {
+        let mut gone = true;
+        for directory in self.directories(path) {
+            gone &= remove_tree(&directory)?;
+        }
+        Ok(gone)
+    }
+
+    /// How many processes of the cgroup the kernel has killed for want of memory.
+    pub(crate) fn oom_kills(&self, path: &CgroupPath) -> u64 {
+        let count = |file: PathBuf| {
+            let text = fs::read_to_string(file).ok()?;
+            text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+        };
+        let file = match self.legacy("memory", path) {
+            Some(directory) => Some(directory.join("memory.oom_control")),
+            None => self.unified(path).map(|directory| directory.join("memory.events")),
+        };
+        file.and_then(count).unwrap_or(0)
+    }
+}
+
+/// Creates the directory if need be and moves the process into it.
+pub(crate) fn join_directory(directory: &Path, pid: i32) -> Result<(), Error> {
+    create(directory)?;
+    write_file(&directory.join("cgroup.procs"), &pid.to_string())
+        .map_err(|source| Error::Join { path: directory.to_owned(), pid, source })
+}
+
+/// Creates a cgroup directory and those above it. A v1 cpuset is born without processors, so it gets its parent's.
+fn create(directory: &Path) -> Result<(), Error> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = directory.parent() {
+        create(parent)?;
+    }
+    let failed = |source| Error::Create { path: directory.to_owned(), source };
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        other => other.map_err(failed)?,
+    }
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let (own, above) = (directory.join(file), directory.join("..").join(file));
+        let is_empty = fs::read_to_string(&own).is_ok_and(|text| text.trim().is_empty());
+        // On v2 an empty value means "as above" and has to stay.
+        if is_empty && !directory.join("cgroup.controllers").exists() {
+            let value = fs::read_to_string(above).map_err(failed)?;
+            write_file(&own, value.trim()).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes one value to an existing file of the kernel's.
+pub(crate) fn write_file(path: &Path, value: &str) -> io::Result<()> {
+    fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
+}
+
+/// Sends SIGKILL to everything in the directory's cgroup and below, such that no fork escapes.
+pub(crate) fn kill_tree(directory: &Path) {
+    const ROUNDS: usize = 50;
+    if write_file(&directory.join("cgroup.kill"), "1").is_ok() || !directory.is_dir() {
+        return;
+    }
+    for _ in 0..ROUNDS {
+        freeze(directory, Freeze::Frozen);
+        let mut left = Vec::new();
+        collect_processes(directory, &mut left);
+        for pid in &left {
+            // A failure means that it has ended by itself.
+            sys::open_process(*pid).and_then(|process| sys::signal(&process, libc::SIGKILL)).unwrap_or_default();
+        }
+        freeze(directory, Freeze::Thawed);
+        if left.is_empty() {
+            return;
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Freeze {
+    Frozen,
+    Thawed,
+}
+
+/// Best effort: without a freezer the rounds of [`kill_tree`] still win against anything but a fork bomb.
+fn freeze(directory: &Path, state: Freeze) {
+    let (legacy, unified) = match state {
+        Freeze::Frozen => ("FROZEN", "1"),
+        Freeze::Thawed => ("THAWED", "0"),
+    };
+    if write_file(&directory.join("freezer.state"), legacy).is_err() {
+        write_file(&directory.join("cgroup.freeze"), unified).unwrap_or_default();
+    }
+}
+
+fn signal_member(pid: i32, path: &CgroupPath, signal: i32) {
+    let Ok(process) = sys::open_process(pid) else { return };
+    // The pid may have been given to another process between the reading and the opening.
+    let present = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let inside = |line: &str| {
+        let rest = line.splitn(3, ':').nth(2).and_then(|there| there.strip_prefix(path.0.as_str()));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    if present.lines().any(inside) {
+        // A failure means that it has ended by itself.
+        sys::signal(&process, signal).unwrap_or_default();
+    }
+}
+
+fn subdirectories(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    directories.map(|entry| entry.path()).collect()
+}
+
+fn collect_processes(directory: &Path, found: &mut Vec<i32>) {
+    let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    // 0 stands for a process outside our pid namespace.
+    found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+    for below in subdirectories(directory) {
+        collect_processes(&below, found);
+    }
+}
+
+/// Removes the directory and those below it. False: something still lives there.
+pub(crate) fn remove_tree(directory: &Path) -> Result<bool, Error> {
+    let mut gone = true;
+    for below in subdirectories(directory) {
+        gone &= remove_tree(&below)?;
+    }
+    match fs::remove_dir(directory) {
+        Ok(()) => Ok(gone),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(gone),
+        Err(error) if [Some(libc::EBUSY), Some(libc::ENOTEMPTY)].contains(&error.raw_os_error()) => Ok(false),
+        Err(source) => Err(Error::Remove { path: directory.to_owned(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    const HYBRID: &str = "25 20 0:22 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755\n\
+        26 25 0:23 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct\n\
+        27 25 0:24 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,release_agent=/x,name=systemd\n\
+        28 25 0:25 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+
+    #[test]
+    fn a_hybrid_host_is_recognised() {
+        let found = Hierarchies::from_mountinfo(HYBRID);
+        let path = CgroupPath::parse("/a/b").unwrap();
+        assert!(!found.is_v2());
+        assert_eq!(found.legacy("cpuacct", &path), Some("/sys/fs/cgroup/cpu/a/b".into()));
+        assert_eq!(found.legacy("name=systemd", &path), Some("/sys/fs/cgroup/systemd/a/b".into()));
+        assert_eq!(found.tracking(&path), Some("/sys/fs/cgroup/unified/a/b".into()));
+    }
+
+    #[test]
+    fn a_pure_v2_host_is_recognised() {
+        let found = Hierarchies::from_mountinfo("26 25 0:23 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+        assert!(found.is_v2());
+    }
+
+    #[test]
+    fn paths_that_leave_or_are_the_root_are_refused() {
+        for path in ["", "/", "a", "/a/../b", "/a//b", "/a/", "/./a"] {
+            assert!(CgroupPath::parse(path).is_err(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn guard_14_killing_by_freezing_ends_a_tree_that_keeps_forking_and_removal_is_recursive() {
+        let hosts = Hierarchies::detect().unwrap();
+        let path = CgroupPath::parse(&format!("/pintle-test-freezer-{}", std::process::id())).unwrap();
+        let Some(directory) = hosts.legacy("freezer", &path) else { return };
+        let inner = directory.join("inner");
+        let script = "while :; do (sleep 30 &) ; sleep 0.001; done";
+        create(&inner).unwrap();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("read x; {script}")]);
+        let mut child = shell.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        join_directory(&inner, i32::try_from(child.id()).unwrap()).unwrap();
+        drop(child.stdin.take());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        kill_tree(&directory);
+        child.wait().unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !remove_tree(&directory).unwrap() {
+            assert!(std::time::Instant::now() < end, "cgroup still busy");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert!(!directory.exists());
+    }
+}

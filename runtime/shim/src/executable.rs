@@ -1,0 +1,112 @@
+//! Becoming a container's program.
+//!
+//! In: arguments and environment of an OCI process, inside the container already. Out: does not return when it succeeds;
+//! else the reason. The search is our own: libcontainer's asks for a world-executable file, wants PATH to be set and lets
+//! the C library hand what is no program to /bin/sh. Nothing here ever runs a shell that was not asked for.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use crate::sys;
+
+/// Where programs are looked for when the environment has no PATH.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why the program does not run. The texts are the ones people know from other runtimes.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("no program is given")]
+    NoProgram,
+    #[error("exec: an argument or a variable of the environment holds a zero byte")]
+    ZeroByte,
+    #[error("exec: {program:?}: executable file not found in $PATH ({path})")]
+    NotInPath { program: String, path: String },
+    #[error("exec: {program:?}: no such file or directory")]
+    Missing { program: String },
+    #[error("exec: {file:?}: no such file or directory: the file is there, but its interpreter or loader is not")]
+    NoInterpreter { file: String },
+    #[error("exec: {file:?}: permission denied")]
+    Denied { file: String },
+    #[error("exec: {file:?}: exec format error")]
+    Format { file: String },
+    #[error("exec: {file:?}: is the supervisor itself")]
+    Supervisor { file: String },
+    #[error("exec: {file:?}")]
+    Other { file: String, source: Errno },
+}
+
+/// Executes `arguments`. The environment is passed as it is.
+pub(crate) fn execute(arguments: &[String], environment: &[String]) -> Result<Infallible, Error> {
+    let program = arguments.first().filter(|program| !program.is_empty()).ok_or(Error::NoProgram)?;
+    let strings = |list: &[String]| list.iter().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, _>>();
+    let call = Call {
+        arguments: strings(arguments).map_err(|_| Error::ZeroByte)?,
+        environment: strings(environment).map_err(|_| Error::ZeroByte)?,
+    };
+    sys::default_signals();
+    if program.contains('/') {
+        return Err(call.attempt(program).unwrap_or(Error::Missing { program: program.clone() }));
+    }
+    let path = environment.iter().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let mut worst = None;
+    for directory in path.split(':') {
+        let directory = if directory.is_empty() { "." } else { directory };
+        match call.attempt(&format!("{directory}/{program}")) {
+            // A directory one may not look into does not end the search.
+            Some(denied @ Error::Denied { .. }) => worst = Some(denied),
+            Some(error) => return Err(error),
+            None => {}
+        }
+    }
+    Err(worst.unwrap_or(Error::NotInPath { program: program.clone(), path: path.to_owned() }))
+}
+
+struct Call {
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+}
+
+impl Call {
+    /// Returns only when it failed. None: there is no such file.
+    fn attempt(&self, file: &str) -> Option<Error> {
+        let file = file.to_owned();
+        let Ok(name) = CString::new(file.as_str()) else { return Some(Error::ZeroByte) };
+        if is_supervisor(Path::new(&file)) {
+            return Some(Error::Supervisor { file });
+        }
+        let Err(errno) = nix::unistd::execve(&name, &self.arguments, &self.environment);
+        match errno {
+            Errno::ENOENT if fs::metadata(&file).is_ok() => Some(Error::NoInterpreter { file }),
+            Errno::ENOENT | Errno::ENOTDIR => None,
+            Errno::EACCES | Errno::EPERM => Some(Error::Denied { file }),
+            Errno::ENOEXEC => Some(Error::Format { file }),
+            source => Some(Error::Other { file, source }),
+        }
+    }
+}
+
+/// Whether the file, or the interpreter its first line names, is the supervisor's own executable: a container that could
+/// run it (as `/proc/self/exe`) would hold the host's file open.
+fn is_supervisor(file: &Path) -> bool {
+    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    let Ok(own) = identity(Path::new("/proc/self/exe")) else { return false };
+    let is_own = |path: &Path| identity(path).is_ok_and(|found| found == own);
+    is_own(file) || interpreter(file).is_ok_and(|found| found.is_some_and(|found| is_own(Path::new(&found))))
+}
+
+fn interpreter(file: &Path) -> io::Result<Option<String>> {
+    if !fs::metadata(file)?.is_file() {
+        return Ok(None);
+    }
+    let mut start = Vec::with_capacity(256);
+    File::open(file)?.take(256).read_to_end(&mut start)?;
+    let first_line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let Some(rest) = first_line.strip_prefix(b"#!") else { return Ok(None) };
+    Ok(String::from_utf8_lossy(rest).split_whitespace().next().map(str::to_owned))
+}

@@ -1,0 +1,279 @@
+//! The short-lived process in which libcontainer makes a container.
+//!
+//! In: a bundle and the container's standard descriptors. Out: [`Report`]s, then the end of the process; the container's
+//! first process is left waiting and falls to the supervisor. It exists because the library changes its process for good
+//! (working directory, dumpable, oom_score_adj), leaves zombies and sockets behind when it fails, is not thread-safe and
+//! tells the cause of an error only to `tracing`; all of that ends with the helper. What the library leaves out is added
+//! here: hierarchies it does not join, `memory.oom.group`, device rules on cgroup v2, our own search for the program.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use oci_spec::runtime::{LinuxDeviceCgroup, Spec};
+
+use crate::cgroup::{self, CgroupPath, Hierarchies};
+use crate::device_filter;
+use crate::executable;
+use crate::journal::chain;
+use crate::report::Report;
+use crate::sys;
+
+/// The library's state directory in a bundle.
+pub(crate) const STATE: &str = "state";
+/// The most bytes of a `config.json`.
+const MAX_CONFIG: u64 = 4 * 1024 * 1024;
+
+/// Why the helper failed before or after the library's part.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("reading {}", path.display())]
+    Config { path: PathBuf, source: io::Error },
+    #[error("parsing {}", path.display())]
+    Parse { path: PathBuf, source: serde_json::Error },
+    #[error("config.json: {field}: {reason}")]
+    Refused { field: &'static str, reason: &'static str },
+    #[error("setting up descriptors")]
+    Descriptors { source: io::Error },
+    #[error("removing the state of an earlier try in {}", path.display())]
+    Stale { path: PathBuf, source: io::Error },
+    #[error("libcontainer")]
+    Library { source: libcontainer::error::LibcontainerError },
+    #[error("libcontainer named no process")]
+    NoProcess,
+    #[error("the container's cgroup")]
+    Cgroup { source: cgroup::Error },
+    #[error("the container's devices")]
+    Devices { source: device_filter::Error },
+}
+
+/// What to make.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Job<'a> {
+    pub(crate) container: &'a str,
+    pub(crate) bundle: &'a Path,
+    pub(crate) oom_score_adj: i32,
+    pub(crate) hierarchies: &'a Hierarchies,
+}
+
+/// Runs in the forked child, and ends it. `stdio` must not block; `report` gets the outcome.
+pub(crate) fn run(job: Job<'_>, stdio: &[OwnedFd; 3], report: &OwnedFd) -> ! {
+    let attempt = std::panic::AssertUnwindSafe(|| {
+        sys::default_signals();
+        let kept = [report.as_fd(), stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()];
+        if sys::keep_only(&kept).is_err() {
+            return 1;
+        }
+        let report: &'static OwnedFd = Box::leak(Box::new(sys::adopt(3)));
+        match make(job, report) {
+            Ok(pid) => {
+                Report::Process(pid).send(report);
+                0
+            }
+            Err(error) => {
+                Report::Failed(chain(&error)).send(report);
+                1
+            }
+        }
+    });
+    sys::exit_now(std::panic::catch_unwind(attempt).unwrap_or(101))
+}
+
+fn make(job: Job<'_>, report: &'static OwnedFd) -> Result<i32, Error> {
+    let plan = Plan::read(job)?;
+    Report::Cgroup(plan.cgroup_text).send(report);
+    if let Err(error) = set_oom_score_adj(job.oom_score_adj) {
+        Report::Detail(format!("oom_score_adj {}: {error}", job.oom_score_adj)).send(report);
+    }
+    tracing::subscriber::set_global_default(Collector { report }).unwrap_or_default();
+    let pid = call_library(job, report)?;
+    finish(job, &plan.cgroup, &plan.devices, pid).inspect_err(|_| {
+        sys::open_process(pid).and_then(|process| sys::signal(&process, libc::SIGKILL)).unwrap_or_default();
+    })?;
+    Ok(pid)
+}
+
+/// What the helper itself has to know of the configuration.
+struct Plan {
+    cgroup: CgroupPath,
+    cgroup_text: String,
+    devices: Vec<LinuxDeviceCgroup>,
+}
+
+impl Plan {
+    fn read(job: Job<'_>) -> Result<Self, Error> {
+        let path = job.bundle.join("config.json");
+        let read = || -> io::Result<Vec<u8>> {
+            let mut bytes = Vec::new();
+            fs::File::open(&path)?.take(MAX_CONFIG).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        let bytes = read().map_err(|source| Error::Config { path: path.clone(), source })?;
+        let spec: Spec = serde_json::from_slice(&bytes).map_err(|source| Error::Parse { path, source })?;
+        Self::check(&spec, job.hierarchies)
+    }
+
+    /// Refuses what the library would silently not enforce.
+    fn check(spec: &Spec, hierarchies: &Hierarchies) -> Result<Self, Error> {
+        let refused = |field, reason| Err(Error::Refused { field, reason });
+        let Some(linux) = spec.linux() else { return refused("linux", "missing") };
+        if linux.seccomp().is_some() {
+            return refused("linux.seccomp", "not supported by this build, and would not be enforced");
+        }
+        let is_cgroup = |mount: &oci_spec::runtime::Mount| mount.typ().as_deref() == Some("cgroup");
+        if !hierarchies.is_v2() && spec.mounts().iter().flatten().any(is_cgroup) {
+            return refused("mounts", "a cgroup mount on a cgroup v1 host would be writable");
+        }
+        let Some(devices) = linux.resources().as_ref().and_then(|resources| resources.devices().clone()) else {
+            return refused("linux.resources.devices", "missing: every device would be allowed");
+        };
+        let Some(cgroup_text) = linux.cgroups_path().as_ref().and_then(|path| path.to_str()) else {
+            return refused("linux.cgroupsPath", "missing");
+        };
+        let cgroup = CgroupPath::parse(cgroup_text).map_err(|source| Error::Cgroup { source })?;
+        Ok(Self { cgroup, cgroup_text: cgroup_text.to_owned(), devices })
+    }
+}
+
+fn call_library(job: Job<'_>, report: &'static OwnedFd) -> Result<i32, Error> {
+    let state = job.bundle.join(STATE);
+    let stale = state.join(job.container);
+    match fs::remove_dir_all(&stale) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Error::Stale { path: stale, source: error });
+        }
+        Ok(()) | Err(_) => {}
+    }
+    fs::create_dir_all(&state).map_err(|source| Error::Descriptors { source })?;
+    let failed = |source| Error::Library { source };
+    let container = ContainerBuilder::new(job.container.to_owned(), SyscallType::default())
+        .with_executor(Program { report, home: Box::leak(Box::default()) })
+        .with_root_path(state)
+        .map_err(failed)?
+        .with_stdin(sys::adopt(4))
+        .with_stdout(sys::adopt(5))
+        .with_stderr(sys::adopt(6))
+        .validate_id()
+        .map_err(failed)?
+        .as_init(job.bundle)
+        .with_systemd(false)
+        .with_detach(true)
+        .build()
+        .map_err(failed)?;
+    container.pid().map(|pid| pid.as_raw()).ok_or(Error::NoProcess)
+}
+
+/// Adds what the library leaves out. The container's process waits meanwhile.
+fn finish(job: Job<'_>, path: &CgroupPath, devices: &[LinuxDeviceCgroup], pid: i32) -> Result<(), Error> {
+    job.hierarchies.join(path, pid).map_err(|source| Error::Cgroup { source })?;
+    let Some(directory) = job.hierarchies.unified(path).filter(|_| job.hierarchies.is_v2()) else {
+        return Ok(());
+    };
+    // Missing where the memory controller is: then there is nothing to group.
+    cgroup::write_file(&directory.join("memory.oom.group"), "1").unwrap_or_default();
+    device_filter::attach(&directory, devices).map_err(|source| Error::Devices { source })
+}
+
+/// Sets the calling process's value; lowering it below what it was started with needs CAP_SYS_RESOURCE.
+pub(crate) fn set_oom_score_adj(value: i32) -> io::Result<()> {
+    cgroup::write_file(Path::new("/proc/self/oom_score_adj"), &value.to_string())
+}
+
+/// The library replaces the host's `/dev/null` by the container's, but opened only for reading.
+fn make_null_writable() -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    let device = null.metadata()?.rdev();
+    for number in 1..3 {
+        if fs::metadata(format!("/proc/self/fd/{number}")).is_ok_and(|found| found.rdev() == device) {
+            sys::place(&null, number)?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs the program in the container's first process.
+#[derive(Clone)]
+struct Program {
+    report: &'static OwnedFd,
+    /// What the library found in the container's passwd file, if the configuration has no HOME.
+    home: &'static OnceLock<String>,
+}
+
+impl Executor for Program {
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
+        let arguments = process.args().clone().unwrap_or_default();
+        let mut environment = process.env().clone().unwrap_or_default();
+        if let Some(home) = self.home.get().filter(|_| !environment.iter().any(|entry| entry.starts_with("HOME="))) {
+            environment.push(format!("HOME={home}"));
+        }
+        if let Err(error) = make_null_writable() {
+            Report::Failed(format!("/dev/null: {error}")).send(self.report);
+        }
+        let Err(error) = executable::execute(&arguments, &environment);
+        Report::NotExecuted(chain(&error)).send(self.report);
+        sys::exit_now(127)
+    }
+
+    /// Says nothing: the search happens once, in `exec`, where it can name its reason.
+    fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        Ok(())
+    }
+
+    fn setup_envs(&self, environment: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        if let Some(home) = environment.get("HOME") {
+            // Set once per process; the library calls this once.
+            self.home.set(home.clone()).unwrap_or_default();
+        }
+        Ok(())
+    }
+}
+
+/// Passes the library's error log on: its errors themselves do not say why.
+struct Collector {
+    report: &'static OwnedFd,
+}
+
+impl tracing::Subscriber for Collector {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::ERROR
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut line = Line(String::new());
+        event.record(&mut line);
+        Report::Detail(line.0).send(self.report);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+struct Line(String);
+
+impl tracing::field::Visit for Line {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        let separator = if self.0.is_empty() { "" } else { ", " };
+        let text = match field.name() {
+            "message" => format!("{separator}{value:?}"),
+            name => format!("{separator}{name}: {value:?}"),
+        };
+        self.0.push_str(&text);
+    }
+}

@@ -1,0 +1,294 @@
+//! A container's output, from its pipes to its log file in the CRI format `<time> stdout|stderr F|P <text>`.
+//!
+//! In: bytes from pipes. Out: lines in a file, several per write. A line longer than 16 KiB becomes several with tag P and
+//! a last one with tag F. Memory is fixed: two buffers for all containers and at most one unfinished line per stream. When
+//! the file cannot be written (disk full), the pipes are emptied all the same and the loss is counted and noted: a
+//! container must neither hang nor lose lines silently because of its log. No rotation: the engine renames, then
+//! [`LogFile::reopen`].
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::clock;
+use crate::journal;
+
+/// The most bytes of one log line.
+const MAX_LINE: usize = 16 * 1024;
+const READ_SIZE: usize = 32 * 1024;
+const OUTPUT_SIZE: usize = 64 * 1024;
+/// What time, stream, tag and line end take at most.
+const LINE_OVERHEAD: usize = 64;
+
+/// Why a log file could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("opening log file {}", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("opening log file {}: not a regular file", path.display())]
+    NotRegular { path: PathBuf },
+}
+
+/// Memory shared by all streams.
+#[derive(Debug)]
+pub(crate) struct Buffers {
+    input: Box<[u8]>,
+    output: Vec<u8>,
+}
+
+impl Buffers {
+    pub(crate) fn new() -> Self {
+        Self { input: vec![0; MAX_LINE + READ_SIZE].into_boxed_slice(), output: Vec::with_capacity(OUTPUT_SIZE) }
+    }
+}
+
+/// A container's log file.
+#[derive(Debug)]
+pub(crate) struct LogFile {
+    path: PathBuf,
+    file: Option<File>,
+    /// The last write ended inside a line.
+    torn: bool,
+    /// Lines lost since the last write that worked.
+    lost: u64,
+}
+
+impl LogFile {
+    /// Opens or creates the file; its directory has to be there.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        Ok(Self { path: path.to_owned(), file: Some(open(path)?), torn: false, lost: 0 })
+    }
+
+    /// Closes the file and opens whatever has its name now. On failure output is lost until a later try works.
+    pub(crate) fn reopen(&mut self) -> Result<(), Error> {
+        self.file = None;
+        self.torn = false;
+        self.file = Some(open(&self.path)?);
+        Ok(())
+    }
+
+    fn write(&mut self, batch: &[u8]) {
+        if batch.is_empty() {
+            return;
+        }
+        match self.try_write(batch) {
+            Ok(()) if self.lost > 0 => {
+                journal::note(&format!("log {}: works again, {} lines lost", self.path.display(), self.lost));
+                self.lost = 0;
+            }
+            Ok(()) => {}
+            Err((written, error)) => {
+                if self.lost == 0 {
+                    journal::note(&format!("log {}: output is being lost: {error}", self.path.display()));
+                }
+                let rest = batch.get(written..).unwrap_or_default();
+                let lines = rest.iter().filter(|byte| **byte == b'\n').count();
+                self.lost += u64::try_from(lines).unwrap_or(0);
+            }
+        }
+    }
+
+    /// On failure: how much was written, and why not the rest.
+    fn try_write(&mut self, batch: &[u8]) -> Result<(), (usize, io::Error)> {
+        if self.file.is_none() {
+            self.reopen().map_err(|error| (0, io::Error::other(journal::chain(&error))))?;
+        }
+        let Some(file) = &mut self.file else { return Ok(()) };
+        if self.torn {
+            file.write_all(b"\n").map_err(|error| (0, error))?;
+            self.torn = false;
+        }
+        let mut written = 0;
+        while written < batch.len() {
+            match file.write(&batch[written..]) {
+                Ok(count) if count > 0 => written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                failed => {
+                    self.torn = written > 0 && batch[written - 1] != b'\n';
+                    return Err((written, failed.err().unwrap_or(io::ErrorKind::WriteZero.into())));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> Result<File, Error> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o640).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let failed = |source| Error::Open { path: path.to_owned(), source };
+    let file = options.open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(Error::NotRegular { path: path.to_owned() });
+    }
+    Ok(file)
+}
+
+/// What is left to do on a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pumped {
+    /// The pipe is empty.
+    Empty,
+    /// The budget is used up.
+    More,
+    /// Nobody can write to the pipe any more.
+    End,
+}
+
+/// One of a container's two output pipes.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    name: &'static str,
+    pipe: File,
+    /// The start of a line whose end has not come yet; at most [`MAX_LINE`] bytes.
+    unfinished: Vec<u8>,
+}
+
+impl Stream {
+    /// `pipe` must not block.
+    pub(crate) fn new(name: &'static str, pipe: OwnedFd) -> Self {
+        Self { name, pipe: File::from(pipe), unfinished: Vec::new() }
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+
+    /// Moves up to `reads` buffers from the pipe to the file.
+    pub(crate) fn pump(&mut self, log: &mut LogFile, buffers: &mut Buffers, reads: usize) -> Pumped {
+        for _ in 0..reads {
+            let start = self.unfinished.len();
+            let result = self.pipe.read(&mut buffers.input[start..start + READ_SIZE]);
+            match result {
+                Ok(0) => {
+                    self.finish(log, buffers);
+                    return Pumped::End;
+                }
+                Ok(count) => self.split(log, buffers, start + count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Pumped::Empty,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    journal::note(&format!("log {}: reading {}: {error}", log.path.display(), self.name));
+                    return Pumped::End;
+                }
+            }
+        }
+        Pumped::More
+    }
+
+    /// Writes what has no line end yet as a line.
+    pub(crate) fn finish(&mut self, log: &mut LogFile, buffers: &mut Buffers) {
+        if !self.unfinished.is_empty() {
+            push_line(&mut buffers.output, log, (self.name, 'F'), &self.unfinished);
+            self.unfinished = Vec::new();
+            flush(&mut buffers.output, log);
+        }
+    }
+
+    fn split(&mut self, log: &mut LogFile, buffers: &mut Buffers, length: usize) {
+        let Buffers { input, output } = buffers;
+        input[..self.unfinished.len()].copy_from_slice(&self.unfinished);
+        let mut rest = &input[..length];
+        // No line end is in the part that was there before.
+        let mut searched = self.unfinished.len();
+        while let Some(end) = rest[searched..].iter().position(|byte| *byte == b'\n') {
+            let (line, after) = rest.split_at(searched + end);
+            push_long_line(output, log, self.name, line);
+            rest = &after[1..];
+            searched = 0;
+        }
+        while rest.len() > MAX_LINE {
+            push_line(output, log, (self.name, 'P'), &rest[..MAX_LINE]);
+            rest = &rest[MAX_LINE..];
+        }
+        self.unfinished.clear();
+        self.unfinished.extend_from_slice(rest);
+        flush(output, log);
+    }
+}
+
+fn push_long_line(output: &mut Vec<u8>, log: &mut LogFile, name: &'static str, mut line: &[u8]) {
+    while line.len() > MAX_LINE {
+        push_line(output, log, (name, 'P'), &line[..MAX_LINE]);
+        line = &line[MAX_LINE..];
+    }
+    push_line(output, log, (name, 'F'), line);
+}
+
+fn push_line(output: &mut Vec<u8>, log: &mut LogFile, (name, tag): (&str, char), text: &[u8]) {
+    if output.len() + text.len() + LINE_OVERHEAD > OUTPUT_SIZE {
+        flush(output, log);
+    }
+    clock::push_rfc3339(output, clock::now());
+    for byte in [b" ", name.as_bytes(), b" ", if tag == 'P' { b"P" } else { b"F" }, b" ", text, b"\n"] {
+        output.extend_from_slice(byte);
+    }
+}
+
+fn flush(output: &mut Vec<u8>, log: &mut LogFile) {
+    log.write(output);
+    output.clear();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn pumped(chunks: &[&[u8]]) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let (mut log, mut buffers) = (LogFile::open(&path).unwrap(), Buffers::new());
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+        let (mut stream, mut writer) = (Stream::new("stdout", reader), File::from(writer));
+        for chunk in chunks {
+            writer.write_all(chunk).unwrap();
+            assert_eq!(stream.pump(&mut log, &mut buffers, 100), Pumped::Empty);
+        }
+        drop(writer);
+        assert_eq!(stream.pump(&mut log, &mut buffers, 100), Pumped::End);
+        let without_time = |line: &str| line.split_once(' ').unwrap().1.to_owned();
+        fs::read_to_string(&path).unwrap().lines().map(without_time).collect()
+    }
+
+    #[test]
+    fn lines_are_put_together_from_pieces() {
+        assert_eq!(pumped(&[b"a", b"b\n\nc", b"", b"d"]), ["stdout F ab", "stdout F ", "stdout F cd"]);
+    }
+
+    #[test]
+    fn a_line_is_cut_only_when_it_is_longer_than_16_kib() {
+        let exact = "x".repeat(MAX_LINE);
+        assert_eq!(pumped(&[exact.as_bytes(), b"\n"]), [format!("stdout F {exact}")]);
+        let longer = format!("{exact}{exact}yz\n");
+        let expected = [format!("stdout P {exact}"), format!("stdout P {exact}"), "stdout F yz".to_owned()];
+        assert_eq!(pumped(&[longer.as_bytes()]), expected);
+        assert_eq!(pumped(&[&longer.as_bytes()[..20_000], &longer.as_bytes()[20_000..]]), expected);
+    }
+
+    #[test]
+    fn a_log_path_that_is_a_link_or_no_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("/nowhere", &link).unwrap();
+        assert!(matches!(LogFile::open(&link), Err(Error::Open { .. })));
+        assert!(LogFile::open(dir.path()).is_err());
+        assert!(LogFile::open(&dir.path().join("missing/0.log")).is_err());
+    }
+
+    #[test]
+    fn a_full_disk_loses_lines_counted_and_never_blocks() {
+        let (mut log, mut buffers) = (LogFile::open(Path::new("/dev/null")), Buffers::new());
+        assert!(log.is_err());
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        log = Ok(LogFile { path: "/dev/full".into(), file: Some(full), torn: false, lost: 0 });
+        let mut log = log.unwrap();
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+        let mut stream = Stream::new("stderr", reader);
+        File::from(writer).write_all(b"one\ntwo\nthree\n").unwrap();
+        assert_eq!(stream.pump(&mut log, &mut buffers, 10), Pumped::End);
+        assert_eq!(log.lost, 3);
+    }
+}

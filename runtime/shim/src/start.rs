@@ -1,0 +1,180 @@
+//! The supervisor's birth: from a process that an engine launched to one that nobody's end takes along.
+//!
+//! In: the command line. Out: `ready` or `error: …` as a line on standard output; then a session of its own with standard
+//! error in `shim.log`, no controlling terminal, no inherited descriptors, its own cgroup, spared by the OOM killer as far as
+//! the privileges go, not traceable, the reaper of its descendants.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+
+use crate::cgroup::{self, CgroupPath, Hierarchies};
+use crate::helper::set_oom_score_adj;
+use crate::journal;
+use crate::supervisor::{Settings, Supervisor};
+use crate::sys::{self, Fork};
+
+const USAGE: &str = "pintle-shim --sandbox ID --dir DIRECTORY --cgroup PATH [--helper-timeout-ms N]";
+const OOM_SCORE_ADJ: i32 = -999;
+const HELPER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why there is no supervisor.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("usage: {USAGE}")]
+    Usage,
+    #[error("{step}")]
+    Step { step: &'static str, source: io::Error },
+    #[error("opening {}", path.display())]
+    Log { path: PathBuf, source: io::Error },
+    #[error("listening on {}", path.display())]
+    Listen { path: PathBuf, source: io::Error },
+    #[error("the supervisor's cgroup")]
+    Cgroup { source: cgroup::Error },
+    #[error("forking")]
+    Fork { source: io::Error },
+}
+
+/// What the command line says.
+struct Arguments {
+    sandbox: String,
+    directory: PathBuf,
+    cgroup: CgroupPath,
+    helper_timeout: Duration,
+}
+
+/// Everything that can fail has been done.
+pub(crate) struct Prepared {
+    settings: Settings,
+    log: File,
+}
+
+impl Arguments {
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, Error> {
+        let (mut sandbox, mut directory, mut cgroup, mut helper_timeout) = (None, None, None, HELPER_TIMEOUT);
+        while let Some(name) = words.next() {
+            let value = words.next().ok_or(Error::Usage)?;
+            match name.as_str() {
+                "--sandbox" => sandbox = Some(value),
+                "--dir" => directory = Some(PathBuf::from(value)),
+                "--cgroup" => cgroup = Some(CgroupPath::parse(&value).map_err(|source| Error::Cgroup { source })?),
+                "--helper-timeout-ms" => {
+                    helper_timeout = Duration::from_millis(value.parse().map_err(|_| Error::Usage)?);
+                }
+                _ => return Err(Error::Usage),
+            }
+        }
+        match (sandbox, directory, cgroup) {
+            (Some(sandbox), Some(directory), Some(cgroup)) if directory.is_absolute() => {
+                Ok(Self { sandbox, directory, cgroup, helper_timeout })
+            }
+            _ => Err(Error::Usage),
+        }
+    }
+}
+
+/// Returns in two processes: with nothing in the one that was launched, with the rest in the supervisor.
+pub(crate) fn prepare() -> Result<Option<Prepared>, Error> {
+    let step = |step| move |source: io::Error| Error::Step { step, source };
+    sys::close_from(3).map_err(step("closing inherited descriptors"))?;
+    let arguments = Arguments::parse(std::env::args().skip(1))?;
+    std::env::set_current_dir("/").map_err(step("changing to /"))?;
+    let log_path = arguments.directory.join("shim.log");
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let log = options.open(&log_path).map_err(|source| Error::Log { path: log_path, source })?;
+    let hierarchies = Hierarchies::detect().map_err(|source| Error::Cgroup { source })?;
+    let own = std::process::id().cast_signed();
+    hierarchies.join(&arguments.cgroup, own).map_err(|source| Error::Cgroup { source })?;
+    let listener = open_socket(&arguments.directory)?;
+    match sys::fork().map_err(|source| Error::Fork { source })? {
+        Fork::Parent(middle) => {
+            nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(middle), None)
+                .map_err(|source| Error::Fork { source: source.into() })?;
+            return Ok(None);
+        }
+        Fork::Child => {}
+    }
+    nix::unistd::setsid().map_err(|source| Error::Step { step: "setsid", source: source.into() })?;
+    match sys::fork().map_err(|source| Error::Fork { source })? {
+        Fork::Parent(_) => sys::exit_now(0),
+        Fork::Child => {}
+    }
+    let Arguments { sandbox, helper_timeout, .. } = arguments;
+    Ok(Some(Prepared { settings: Settings { sandbox, listener, hierarchies, helper_timeout }, log }))
+}
+
+fn open_socket(directory: &Path) -> Result<OwnedFd, Error> {
+    let path = directory.join("shim.sock");
+    let open = || -> io::Result<OwnedFd> {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        // The whole path may be longer than a socket address.
+        std::env::set_current_dir(directory)?;
+        let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+        let bound = bind(&socket, &SocketAddrUnix::new("shim.sock")?);
+        nix::sys::stat::umask(before);
+        std::env::set_current_dir("/")?;
+        bound?;
+        listen(&socket, 16)?;
+        Ok(socket)
+    };
+    open().map_err(|source| Error::Listen { path: path.clone(), source })
+}
+
+/// The supervisor's life, from the word `ready` on.
+pub(crate) fn supervise(prepared: Prepared) -> ExitCode {
+    let Prepared { settings, log } = prepared;
+    let sandbox = settings.sandbox.clone();
+    let outcome = detach(&log).and_then(|()| {
+        let supervisor = Supervisor::new(settings)
+            .map_err(|source| Error::Step { step: "setting up the event loop", source })?;
+        let mut out = io::stdout();
+        out.write_all(b"ready\n").and_then(|()| out.flush()).unwrap_or_default();
+        silence(&log)?;
+        Ok(supervisor)
+    });
+    match outcome {
+        Ok(supervisor) => {
+            journal::note(&format!("sandbox {sandbox}: supervisor {} starts", std::process::id()));
+            let end = supervisor.run();
+            journal::note(&format!("sandbox {sandbox}: supervisor ends: {end}"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("error: {}", journal::chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn detach(log: &File) -> Result<(), Error> {
+    let failed = |step| move |source: Errno| Error::Step { step, source: source.into() };
+    sys::place(log, 2).map_err(|source| Error::Step { step: "standard error", source })?;
+    if let Err(error) = set_oom_score_adj(OOM_SCORE_ADJ) {
+        let present = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+        journal::note(&format!("oom_score_adj stays {} instead of {OOM_SCORE_ADJ}: {error}", present.trim()));
+    }
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    nix::sys::prctl::set_child_subreaper(true).map_err(failed("becoming a reaper"))?;
+    nix::sys::prctl::set_dumpable(false).map_err(failed("forbidding traces"))
+}
+
+/// Lets go of the launching process's standard descriptors.
+fn silence(log: &File) -> Result<(), Error> {
+    let step = |source| Error::Step { step: "standard descriptors", source };
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(step)?;
+    sys::place(&null, 0).map_err(step)?;
+    sys::place(log, 1).map_err(step)
+}

@@ -1,0 +1,221 @@
+//! The system calls for which no safe wrapper exists, each in a safe function of its own.
+//!
+//! In: plain values and borrowed descriptors. Out: `io::Result`. All `unsafe` of this crate is in this file, because
+//! forking without exec, resource limits by number and bpf(2) cannot be had without it. The process has one thread, so
+//! what a forked child may do is not limited to async-signal-safe calls.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Which side of a fork one is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fork {
+    /// The caller; holds the child's pid.
+    Parent(i32),
+    /// The new process.
+    Child,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// The exit code; 128 + n when signal n ended it.
+    pub(crate) code: i32,
+    /// The signal that ended it.
+    pub(crate) signal: Option<i32>,
+}
+
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Duplicates the process.
+pub(crate) fn fork() -> io::Result<Fork> {
+    // SAFETY: the process is single-threaded (main never starts a thread), so the child may do anything.
+    let pid = unsafe { libc::fork() };
+    if check(pid.into())? == 0 { Ok(Fork::Child) } else { Ok(Fork::Parent(pid)) }
+}
+
+/// Duplicates the process; the child becomes a child of the caller's parent.
+pub(crate) fn fork_sibling() -> io::Result<Fork> {
+    // struct clone_args up to `tls`: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls.
+    let arguments: [u64; 8] = [libc::CLONE_PARENT as u64, 0, 0, 0, 0, 0, 0, 0];
+    // SAFETY: without CLONE_VM and without a stack, clone3 behaves like fork; the process is single-threaded.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) };
+    if check(pid)? == 0 { Ok(Fork::Child) } else { Ok(Fork::Parent(i32::try_from(pid).unwrap_or(i32::MAX))) }
+}
+
+/// Ends the process at once, without running exit handlers that belong to the process it was forked from.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: ends the process; has no precondition.
+    unsafe { libc::_exit(code) }
+}
+
+/// Closes every descriptor from `first` on.
+pub(crate) fn close_from(first: RawFd) -> io::Result<()> {
+    // SAFETY: callers do this only at the start of the process or in a forked child, before which nothing that is used
+    // later owns one of these descriptors.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) }).map(drop)
+}
+
+/// Makes descriptor `number` a duplicate of `from`, which survives exec if it is one of the standard three.
+pub(crate) fn place(from: &impl AsRawFd, number: RawFd) -> io::Result<()> {
+    let flags = if number < 3 { 0 } else { libc::O_CLOEXEC };
+    // SAFETY: dup3 only touches the descriptor table; `number` is one the caller sets up on purpose.
+    check(unsafe { libc::dup3(from.as_raw_fd(), number, flags) }.into()).map(drop)
+}
+
+/// In a forked child: makes `kept` the descriptors 3, 4, … and closes every other one above 2.
+pub(crate) fn keep_only(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+    const OUT_OF_THE_WAY: RawFd = 500;
+    let mut moved = Vec::with_capacity(kept.len());
+    for descriptor in kept {
+        moved.push(rustix::io::fcntl_dupfd_cloexec(descriptor, OUT_OF_THE_WAY)?);
+    }
+    let mut number = 3;
+    for descriptor in moved {
+        place(&descriptor, number)?;
+        number += 1;
+    }
+    close_from(number)
+}
+
+/// Takes over a descriptor that [`place`] set up.
+pub(crate) fn adopt(number: RawFd) -> OwnedFd {
+    // SAFETY: callers pass the number they gave to `place` and adopt it once.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// Opens a process, so that a signal cannot hit another one that got its pid.
+pub(crate) fn open_process(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes integers only.
+    let process = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    let number = RawFd::try_from(process).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Sends any signal, also a real-time one.
+pub(crate) fn signal(process: &OwnedFd, signal: i32) -> io::Result<()> {
+    let details = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: no details are passed; the descriptor is borrowed for the call.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, details, 0) })
+        .map(drop)
+}
+
+/// The pid of some child that has ended, without reaping it.
+pub(crate) fn peek_ended_child() -> io::Result<Option<i32>> {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    Ok(wait(libc::P_ALL, 0, options)?.map(|(pid, _)| pid))
+}
+
+/// Reaps the child, if it has ended.
+pub(crate) fn reap(pid: i32) -> io::Result<Option<Ended>> {
+    let id = libc::id_t::try_from(pid).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    Ok(wait(libc::P_PID, id, libc::WEXITED | libc::WNOHANG)?.map(|(_, ended)| ended))
+}
+
+fn wait(kind: libc::idtype_t, id: libc::id_t, options: i32) -> io::Result<Option<(i32, Ended)>> {
+    // SAFETY: all bytes zero is a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` is writable for the whole call.
+    let result = unsafe { libc::waitid(kind, id, &raw mut info, options) };
+    match check(result.into()) {
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(None),
+        other => other?,
+    };
+    // SAFETY: waitid fills in the SIGCHLD fields, or leaves them zero when there is nothing to report.
+    let pid = unsafe { info.si_pid() };
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    if pid == 0 {
+        return Ok(None);
+    }
+    let signal = (info.si_code != libc::CLD_EXITED).then_some(status);
+    Ok(Some((pid, Ended { code: signal.map_or(status, |signal| 128 + signal), signal })))
+}
+
+/// Makes signals behave as a program expects them at its start.
+pub(crate) fn default_signals() {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL is valid for every signal; SIGKILL, SIGSTOP and the C library's own are refused, harmlessly.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: all bytes zero is the empty signal set.
+    let none: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `none` is readable, the old mask is not asked for.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
+}
+
+/// Sets a resource limit by its kernel number.
+pub(crate) fn set_resource_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` is readable for the whole call; the kernel checks the resource number.
+    check(unsafe { libc::setrlimit(resource as _, &raw const limit) }.into()).map(drop)
+}
+
+/// Makes the terminal on standard input the controlling one of the session.
+pub(crate) fn take_terminal() -> io::Result<()> {
+    // SAFETY: TIOCSCTTY takes an integer and touches no memory.
+    check(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) }.into()).map(drop)
+}
+
+const BPF_PROG_LOAD: i32 = 5;
+const BPF_PROG_ATTACH: i32 = 8;
+const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+const BPF_CGROUP_DEVICE: u32 = 6;
+const BPF_F_ALLOW_MULTI: u32 = 2;
+
+/// The part of `union bpf_attr` that loading a program needs.
+#[repr(C)]
+struct LoadProgram {
+    kind: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buffer: u64,
+    kernel_version: u32,
+    flags: u32,
+}
+
+/// The part of `union bpf_attr` that attaching a program needs.
+#[repr(C)]
+struct AttachProgram {
+    target: u32,
+    program: u32,
+    kind: u32,
+    flags: u32,
+}
+
+/// Loads a device program and attaches it to a cgroup, which keeps it alive.
+pub(crate) fn attach_device_program(cgroup: BorrowedFd<'_>, program: &[u64]) -> io::Result<()> {
+    let too_long = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let load = LoadProgram {
+        kind: BPF_PROG_TYPE_CGROUP_DEVICE,
+        instruction_count: u32::try_from(program.len()).map_err(too_long)?,
+        instructions: program.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log_buffer: 0,
+        kernel_version: 0,
+        flags: 0,
+    };
+    // SAFETY: `load` and what it points to live through the call; the size is its own.
+    let loaded = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of_val(&load)) };
+    let loaded = RawFd::try_from(check(loaded)?).map_err(too_long)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    let loaded = unsafe { OwnedFd::from_raw_fd(loaded) };
+    let attach = AttachProgram {
+        target: u32::try_from(cgroup.as_raw_fd()).map_err(too_long)?,
+        program: u32::try_from(loaded.as_raw_fd()).map_err(too_long)?,
+        kind: BPF_CGROUP_DEVICE,
+        flags: BPF_F_ALLOW_MULTI,
+    };
+    // SAFETY: `attach` lives through the call; the size is its own.
+    check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attach, size_of_val(&attach)) })
+        .map(drop)
+}

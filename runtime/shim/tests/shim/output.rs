@@ -1,0 +1,115 @@
+//! What containers write, and where it goes.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
+
+use pintle_shim_protocol::*;
+
+use crate::harness::*;
+
+#[test]
+fn both_streams_are_logged_in_cri_format_with_parts_of_long_lines() {
+    let mut shim = Shim::start();
+    let script = "echo one; echo two >&2; head -c 40000 /dev/zero | sed 's/\\x00/x/g'; echo; printf end";
+    let config = shim.config("one", script);
+    let (code, lines) = shim.output_of("one", &config);
+    assert_eq!(code, 0);
+    let stdout = lines.iter().filter(|line| line.starts_with("stdout")).cloned().collect::<Vec<_>>();
+    let x = |count| "x".repeat(count);
+    let expected = [
+        "stdout F one".to_owned(),
+        format!("stdout P {}", x(16384)),
+        format!("stdout P {}", x(16384)),
+        format!("stdout F {}", x(40000 - 2 * 16384)),
+        "stdout F end".to_owned(),
+    ];
+    assert_eq!(stdout, expected);
+    assert!(lines.contains(&"stderr F two".to_owned()));
+    let text = fs::read_to_string(shim.path("one.log")).unwrap();
+    let time = text.split(' ').next().unwrap();
+    assert!(time.len() == 30 && time.ends_with('Z'), "{time}");
+    assert_eq!(fs::metadata(shim.path("one.log")).unwrap().permissions().mode() & 0o777, 0o640);
+}
+
+#[test]
+fn a_hundred_thousand_lines_arrive_complete_and_quickly() {
+    let mut shim = Shim::start();
+    let before = Instant::now();
+    let config = shim.config("one", "seq 1 100000");
+    let (code, lines) = shim.output_of("one", &config);
+    println!("100000 lines in {:?}", before.elapsed());
+    assert_eq!((code, lines.len()), (0, 100_000));
+    for (number, line) in lines.iter().enumerate() {
+        assert_eq!(*line, format!("stdout F {}", number + 1));
+    }
+}
+
+#[test]
+fn after_a_rotation_lines_go_to_the_new_file() {
+    let mut shim = Shim::start();
+    shim.run("one", "echo before; read x; echo after; sleep 0.2; until [ -e /tmp/go ]; do sleep 0.05; done; echo after");
+    shim.wait_for_line("one", "before");
+    fs::rename(shim.path("one.log"), shim.path("one.log.1")).unwrap();
+    assert_eq!(shim.client.ask(Request::ReopenLog { container: "one".into() }).unwrap(), Answer::Done);
+    fs::write(shim.path("rootfs/tmp/go"), "").unwrap();
+    shim.client.exit_of("one");
+    assert!(shim.log_lines("one").contains(&"stdout F after".to_owned()));
+    assert!(fs::read_to_string(shim.path("one.log.1")).unwrap().contains("before"));
+}
+
+#[test]
+fn a_log_that_cannot_be_opened_fails_the_create_and_a_link_is_not_followed() {
+    let mut shim = Shim::start();
+    let config = shim.config("one", "echo secret");
+    let mut create = shim.bundle("one", &config);
+    std::os::unix::fs::symlink(shim.path("elsewhere"), shim.path("one.log")).unwrap();
+    assert!(shim.create(create.clone()).unwrap_err().message.contains("one.log"));
+    assert!(!shim.path("elsewhere").exists());
+    create.log_path = Some("/nonexistent/dir/0.log".to_owned());
+    assert_eq!(shim.create(create).unwrap_err().code, ErrorCode::Internal);
+}
+
+#[test]
+fn without_a_log_output_goes_nowhere_and_does_not_fail() {
+    let mut shim = Shim::start();
+    let config = shim.config("one", "echo x && echo y >&2 && exit 5; exit 6");
+    let mut create = shim.bundle("one", &config);
+    create.log_path = None;
+    shim.create(create).unwrap();
+    shim.start_container("one").unwrap();
+    assert_eq!(shim.client.exit_of("one").code, 5);
+}
+
+#[test]
+fn a_log_that_can_no_longer_be_written_loses_lines_with_a_note_and_does_not_hang_the_container() {
+    let mut shim = Shim::start();
+    fs::create_dir(shim.path("logs")).unwrap();
+    let config = shim.config("one", "echo first; until [ -e /tmp/go ]; do sleep 0.05; done; seq 1 100000; exit 4");
+    let mut create = shim.bundle("one", &config);
+    create.log_path = Some(shim.path("logs/one.log").to_str().unwrap().to_owned());
+    shim.create(create).unwrap();
+    shim.start_container("one").unwrap();
+    fs::remove_dir_all(shim.path("logs")).unwrap();
+    let reopened = shim.client.ask(Request::ReopenLog { container: "one".into() });
+    assert_eq!(reopened.unwrap_err().code, ErrorCode::Internal);
+    fs::write(shim.path("rootfs/tmp/go"), "").unwrap();
+    assert_eq!(shim.client.exit_of("one").code, 4);
+    assert_eq!(shim.shim_log().matches("output is being lost").count(), 1);
+}
+
+#[test]
+fn standard_input_is_null_or_held_open_as_asked_for() {
+    let mut shim = Shim::start();
+    assert_eq!({ shim.run("one", "read x; exit 5"); shim.client.exit_of("one").code }, 5);
+    let config = shim.config("two", "echo up; read x; exit 5");
+    let mut create = shim.bundle("two", &config);
+    create.stdin = true;
+    shim.create(create).unwrap();
+    shim.start_container("two").unwrap();
+    shim.wait_for_line("two", "up");
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert!(!shim.client.events.iter().any(|event| matches!(event, Event::Exited { container, .. } if container == "two")));
+    let Answer::List { containers } = shim.client.ask(Request::List).unwrap() else { panic!() };
+    assert!(containers[1].exit.is_none());
+}
