@@ -80,8 +80,9 @@ pub fn resolve(
 
 /// `command` or `args` with the variables of a resolved environment put in.
 pub fn expand_all(words: &[String], env: &[(String, String)]) -> Vec<String> {
-    let value = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
-    words.iter().map(|word| expand(word, value)).collect()
+    let values: BTreeMap<&str, &str> =
+        env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    words.iter().map(|word| expand(word, |name| values.get(name).copied())).collect()
 }
 
 /// Replaces `$(NAME)` by its value and `$$` by `$`. What has no value, or no closing bracket, stays.

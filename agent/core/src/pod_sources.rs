@@ -191,9 +191,6 @@ impl PodSources {
     pub fn wanted(&self) -> Wanted {
         let mut wanted = Wanted::default();
         let mut holders: BTreeMap<PodName, &Path> = BTreeMap::new();
-        for (path, file) in &self.files {
-            wanted.errors.extend(file.errors(path));
-        }
         for (path, pod) in self.claims() {
             let name = PodName::of(pod);
             let holder = holders.get(&name).copied();
@@ -206,6 +203,9 @@ impl PodSources {
                 (Some(holder), _) => wanted.errors.push(refused(path, &name, holder)),
                 (None, Some(other)) => wanted.errors.push(refused_uid(path, pod, other)),
             }
+        }
+        for (path, file) in &self.files {
+            wanted.errors.extend(file.errors(path, |name| holders.get(name) == Some(&path.as_path())));
         }
         wanted.errors.sort_by(|a, b| (&a.file, a.position).cmp(&(&b.file, b.position)));
         wanted
@@ -260,8 +260,15 @@ impl File {
         self.since.get(&PodName::of(pod)).copied().unwrap_or(u64::MAX)
     }
 
-    fn errors(&self, path: &Path) -> Vec<SourceError> {
-        let kept: Vec<String> = self.pods.iter().map(|pod| PodName::of(pod).to_string()).collect();
+    /// What is wrong with the file. `holds` says which of the pods that it claims are its own.
+    fn errors(&self, path: &Path, holds: impl Fn(&PodName) -> bool) -> Vec<SourceError> {
+        let kept: Vec<String> = self
+            .pods
+            .iter()
+            .map(|pod| PodName::of(pod))
+            .filter(|name| holds(name))
+            .map(|name| name.to_string())
+            .collect();
         let error = |reason: String| SourceError {
             file: path.to_owned(),
             position: None,
@@ -272,7 +279,7 @@ impl File {
         match &self.trouble {
             None => Vec::new(),
             // A file that never said anything is just empty.
-            Some(Trouble::Empty) if kept.is_empty() => Vec::new(),
+            Some(Trouble::Empty) if self.pods.is_empty() => Vec::new(),
             Some(Trouble::Empty) => vec![error("the file is empty; delete it to remove its pods".to_owned())],
             Some(Trouble::Unreadable(reason)) => vec![error(format!("the file cannot be read: {reason}"))],
             Some(Trouble::Broken(errors)) => broken(errors, &error),

@@ -289,6 +289,25 @@ fn bombs_of_every_kind_are_refused_quickly() {
 }
 
 #[test]
+fn a_manifest_full_of_errors_is_judged_quickly() {
+    let unknown: String = (0..30_000).map(|n| format!("conntainer{n}: 1\n")).collect();
+    let named = format!("{MINIMAL}{unknown}");
+    let containers = "  - {}\n".repeat(30_000);
+    let crowd =
+        format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: web}}\nspec:\n  containers:\n{containers}");
+    let volumes: String = (0..15_000).map(|n| format!("  - {{name: v{n}}}\n")).collect();
+    let store = format!("{MINIMAL}  volumes:\n{volumes}");
+    let variables: String = (0..15_000).map(|_| "    - {name: \"=\", value: x}\n").collect();
+    let env = format!(
+        "{}    env:\n{variables}",
+        MINIMAL.replace("{name: app, image: web}", "name: app\n    image: web")
+    );
+    for text in [named, crowd, store, env] {
+        assert!(!parse(&text).expect_err("bad").errors.is_empty());
+    }
+}
+
+#[test]
 fn bytes_that_are_no_text_are_refused_by_line() {
     let errors = manifest::parse("web.yaml", b"a: b\n\xff", &node(), Timestamp::default()).expect_err("bad");
     assert_eq!(errors.to_string(), "web.yaml:2:1: the text is not UTF-8");

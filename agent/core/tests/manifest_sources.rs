@@ -211,6 +211,21 @@ fn a_file_that_is_renamed_keeps_its_pods_uid() {
     assert!(before.pods.keys().eq(after.pods.keys()));
 }
 
+#[test]
+fn a_broken_file_is_not_said_to_keep_a_pod_that_another_file_holds() {
+    let mut directory = Directory::new();
+    directory.write("a.yaml", &document("web", "a"));
+    directory.write("b.yaml", &document("web", "b"));
+    let wanted = directory.write("b.yaml", "kind: Pod\n");
+    assert_eq!(
+        errors(&wanted),
+        [
+            "b.yaml: metadata.name: pod default/web-n1 is already claimed by a.yaml; this one is not run",
+            "b.yaml:1:1: apiVersion: is required",
+        ]
+    );
+}
+
 /// What a file holds in the model below.
 #[derive(Debug, Clone, PartialEq)]
 enum Text {

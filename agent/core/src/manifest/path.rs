@@ -46,6 +46,11 @@ impl FieldPath {
         self.with(Step::Index(index))
     }
 
+    /// What it is a part of; the root's is the root.
+    pub(crate) fn parent(&self) -> Self {
+        Self(self.0.split_last().map_or(Vec::new(), |(_, above)| above.to_vec()))
+    }
+
     /// The steps from the root.
     pub(crate) fn steps(&self) -> &[Step] {
         &self.0

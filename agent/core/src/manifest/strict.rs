@@ -17,6 +17,11 @@ use super::node::{Entry, Node, Value, shorten};
 use super::path::FieldPath;
 use super::supported::{Support, support, supported_below};
 
+/// So many findings of one object are collected; what comes after them is not counted.
+pub(crate) const MAX_ISSUES: usize = 1000;
+/// A misspelt name is compared with at most so many that are known.
+const MAX_COMPARED: usize = 128;
+
 /// A finding with the path it is about.
 #[derive(Debug, Clone)]
 pub(crate) struct Issue {
@@ -62,7 +67,14 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn report(&self, finding: Finding) {
         let finding = finding.field(&self.path);
-        self.issues.borrow_mut().push(Issue { path: self.path.clone(), finding });
+        self.push(Issue { path: self.path.clone(), finding });
+    }
+
+    fn push(&self, issue: Issue) {
+        let mut issues = self.issues.borrow_mut();
+        if issues.len() < MAX_ISSUES {
+            issues.push(issue);
+        }
     }
 
     fn report_type(&self, wanted: &str) {
@@ -127,10 +139,12 @@ impl<'a> Reader<'a> {
         if !known.contains(&entry.key.as_str()) {
             let reason = format!("unknown field{}", in_kind(&self.path));
             let mut finding = Finding::at(entry.at, reason);
-            if let Some(near) = nearest(&entry.key, known) {
+            if self.issues.borrow().len() < MAX_ISSUES
+                && let Some(near) = nearest(&entry.key, known)
+            {
                 finding = finding.help(format!("did you mean `{near}`?"));
             }
-            self.issues.borrow_mut().push(issue(finding));
+            self.push(issue(finding));
             return false;
         }
         let unsupported = Finding::at(entry.at, "not supported yet");
@@ -147,7 +161,7 @@ impl<'a> Reader<'a> {
             }
             Some(Support::Only(_)) | None => unsupported.help(self.supported_here()),
         };
-        self.issues.borrow_mut().push(issue(refusal));
+        self.push(issue(refusal));
         false
     }
 }
@@ -365,6 +379,7 @@ pub(crate) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     let limit = (word.chars().count() / 3).clamp(1, 3);
     known
         .iter()
+        .take(MAX_COMPARED)
         .map(|name| (distance(&lower, &name.to_lowercase()), *name))
         .filter(|(distance, _)| *distance <= limit)
         .min()

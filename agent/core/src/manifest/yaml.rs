@@ -160,8 +160,8 @@ impl<'a, P: Iterator<Item = Result<Spanned<'a>, granit_parser::ScanError>>> Load
             }
             if let Some(first) = entries.insert(key.clone(), ordered.len()) {
                 let line = ordered.get(first).map_or(at.line, |entry| entry.at.line);
-                let reason = format!("the key `{}` is already set in line {line}", shorten(&key));
-                return Err(Finding::at(at, reason));
+                let reason = format!("is already set in line {line}");
+                return Err(Finding::at(at, reason).field(&shorten(&key)));
             }
             ordered.push(Entry { key, at, node });
         }

@@ -7,6 +7,9 @@ use super::super::path::FieldPath;
 use super::super::strict::nearest;
 use super::{Checker, names, pod, resources};
 
+/// So many containers may a pod have: more than any, and few enough to compare each with each.
+const MAX_CONTAINERS: usize = 256;
+
 /// What `fieldRef` may point to in an environment variable, besides single labels and annotations.
 const FIELD_PATHS: &[&str] = &[
     "metadata.name",
@@ -72,12 +75,34 @@ pub(super) fn check_all(checker: &mut Checker<'_>, spec: &api::PodSpec, path: &F
     if spec.containers.is_empty() {
         checker.require(path, "at least one is required");
     }
+    if spec.containers.len() > MAX_CONTAINERS {
+        checker.fail(path, format!("must not be more than {MAX_CONTAINERS}"));
+        return;
+    }
     for (at, container) in spec.containers.iter().enumerate() {
         check(checker, (spec, container), &path.index(at));
+    }
+    if spec.host_network == Some(true) {
+        check_host_ports(checker, spec, path);
     }
     checker.unique(
         spec.containers.iter().enumerate().map(|(at, c)| (c.name.clone(), path.index(at).field("name"))),
     );
+}
+
+/// On the host's network no two ports may be one.
+fn check_host_ports(checker: &mut Checker<'_>, spec: &api::PodSpec, path: &FieldPath) {
+    let mut places = Vec::new();
+    for (at, container) in spec.containers.iter().enumerate() {
+        for (port_at, port) in container.ports.iter().flatten().enumerate() {
+            let path = path.index(at).field("ports").index(port_at);
+            let protocol = port.protocol.as_deref().unwrap_or("TCP");
+            if let Some(number) = port.host_port.filter(|number| *number != 0) {
+                places.push((format!("{number}/{protocol}"), path));
+            }
+        }
+    }
+    checker.unique(places.into_iter());
 }
 
 fn check(checker: &mut Checker<'_>, (spec, container): (&api::PodSpec, &api::Container), path: &FieldPath) {

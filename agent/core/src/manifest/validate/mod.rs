@@ -17,7 +17,7 @@ use super::NodeInfo;
 use super::error::Finding;
 use super::node::Node;
 use super::path::FieldPath;
-use super::strict::Issue;
+use super::strict::{Issue, MAX_ISSUES};
 
 /// Checks a pod of this document. `refused` is what the strict reading found.
 pub(crate) fn check(pod: &api::Pod, document: &Node, node: &NodeInfo, refused: &[Issue]) -> Vec<Issue> {
@@ -48,9 +48,18 @@ impl Checker<'_> {
         self.push(path, Finding::at(self.document.locate(path), reason).help(help));
     }
 
-    /// A field is missing. Not said when something else was refused: that may be the missing field, misspelt.
+    /// A field is missing. Not said when something was refused where it belongs: that may be it, misspelt.
     fn require(&mut self, path: &FieldPath, reason: &str) {
-        if self.refused.is_empty() {
+        let mut there = path.clone();
+        while !self.is_written(&there) {
+            there = there.parent();
+        }
+        let explained = if there == *path {
+            self.refused.iter().any(|issue| issue.path.is_within(path))
+        } else {
+            self.refused.iter().any(|issue| issue.path.parent() == there)
+        };
+        if !explained {
             self.fail(path, reason);
         }
     }
@@ -96,7 +105,8 @@ impl Checker<'_> {
     }
 
     fn push(&mut self, path: &FieldPath, finding: Finding) {
-        if self.refused.iter().any(|issue| path.is_within(&issue.path)) {
+        let told = || self.refused.iter().any(|issue| path.is_within(&issue.path));
+        if self.issues.len() >= MAX_ISSUES || told() {
             return;
         }
         self.issues.push(Issue { path: path.clone(), finding: finding.field(path) });

@@ -6,8 +6,15 @@ use super::super::path::FieldPath;
 use super::{Checker, names};
 use crate::quantity::Quantity;
 
+/// So many volumes may a pod have.
+const MAX_VOLUMES: usize = 1024;
+
 pub(super) fn check(checker: &mut Checker<'_>, spec: &api::PodSpec, path: &FieldPath) {
     let volumes = spec.volumes.as_deref().unwrap_or_default();
+    if volumes.len() > MAX_VOLUMES {
+        checker.fail(path, format!("must not be more than {MAX_VOLUMES}"));
+        return;
+    }
     for (at, volume) in volumes.iter().enumerate() {
         let path = path.index(at);
         if volume.name.is_empty() {
