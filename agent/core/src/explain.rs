@@ -10,7 +10,8 @@ use serde::Serialize;
 use crate::decide::container_need::{ContainerNeed, Start, StartStep, StopReason};
 use crate::decide::look::{Gate, Look};
 use crate::decide::situation::{self, ContainerView, Situation, Stage};
-use crate::model::{ActionKey, Container, ContainerState, Failure, Goal, Observed, Policy};
+use crate::ids::PodUid;
+use crate::model::{ActionKey, Container, ContainerState, DesiredPod, Failure, Goal, Observed, Policy};
 use crate::pod_status::{pod_is_ready, short_duration};
 use crate::time::Timestamp;
 
@@ -118,6 +119,13 @@ pub enum What {
     },
     /// It never ran.
     NeverRan,
+    /// It waits for the pod's sandbox.
+    WaitsForSandbox,
+    /// The pod waits for an older pod of its name (or for itself, wanted again) to be gone.
+    WaitsForPredecessor {
+        /// The older pod.
+        uid: PodUid,
+    },
 }
 
 /// What happens next.
@@ -164,6 +172,16 @@ pub fn explain(goal: &Goal, observed: &Observed, now: Timestamp, policy: &Policy
     }
 }
 
+/// Explains a pod that has no worker yet: see [`WorkerSet::waiting`](crate::pod_workers::WorkerSet::waiting).
+pub fn explain_waiting(pod: &DesiredPod, predecessor: &PodUid) -> Explanation {
+    let what = What::WaitsForPredecessor { uid: predecessor.clone() };
+    Explanation {
+        pod: Some(format!("{}/{}", pod.namespace(), pod.name())),
+        ready: false,
+        links: vec![link(what, Some(Next::Await))],
+    }
+}
+
 fn link(what: What, next: Option<Next>) -> Link {
     Link { what, since: None, because: Vec::new(), next, next_at: None }
 }
@@ -173,7 +191,9 @@ fn stage_link(situation: &Situation<'_>) -> Option<Link> {
     let look = situation.look;
     Some(match situation.stage {
         Stage::Ready(_) if look.prepared() => return None,
-        Stage::Ready(_) | Stage::Preparing => gated(look, link(What::NotPrepared, Some(Next::Prepare)), &ActionKey::Prepare),
+        Stage::Ready(_) | Stage::Preparing => {
+            gated(look, link(What::NotPrepared, Some(Next::Prepare)), &ActionKey::Prepare)
+        }
         Stage::Replacing => link(What::SandboxLost, Some(Next::StopSandbox)),
         Stage::CreatingSandbox { attempt } => {
             let what = if attempt == 0 { What::NoSandbox } else { What::SandboxLost };
@@ -242,9 +262,17 @@ fn container_link(situation: &Situation<'_>, view: &ContainerView<'_>) -> Link {
             gated(look, down, &ActionKey::RemoveContainer(container.id.clone()))
         }
         ContainerNeed::Stop(container, reason) => {
+            if let Some(since) = running_since(container) {
+                down = Link { since: Some(since), ..link(What::ContainerRuns { name }, None) };
+            }
             down.because.push(must_stop(*reason));
             down.next = Some(Next::StopContainer);
             gated(look, down, &ActionKey::StopContainer(container.id.clone()))
+        }
+        ContainerNeed::Start(_) if !matches!(situation.stage, Stage::Ready(_)) => {
+            down.because.push(link(What::WaitsForSandbox, None));
+            down.because.extend(latest.and_then(ended));
+            down
         }
         ContainerNeed::Start(start) => start_link(look, view, start, down),
     }
@@ -298,8 +326,7 @@ fn running_since(container: &Container) -> Option<Timestamp> {
 
 fn ended(container: &Container) -> Option<Link> {
     let ContainerState::Exited { finished_at, exit_code, reason, .. } = &container.state else { return None };
-    let what =
-        What::Ended { attempt: container.attempt, exit_code: *exit_code, reason: reason.clone() };
+    let what = What::Ended { attempt: container.attempt, exit_code: *exit_code, reason: reason.clone() };
     Some(Link { since: Some(*finished_at), ..link(what, None) })
 }
 
@@ -311,7 +338,9 @@ impl fmt::Display for What {
             Self::NotPrepared => f.write_str("the pod's cgroup and volumes are not ready"),
             Self::PodOver => f.write_str("the pod has ended, and its restart policy lets it rest"),
             Self::PodTerminating { deadline: Some(at) } => write!(f, "the pod is terminating, by {at}"),
-            Self::PodTerminating { deadline: None } => f.write_str("the pod is terminating, nothing of it runs"),
+            Self::PodTerminating { deadline: None } => {
+                f.write_str("the pod is terminating, nothing of it runs")
+            }
             Self::PodGone => f.write_str("nothing is left of the pod"),
             Self::ContainerRuns { name } => write!(f, "container {name} runs"),
             Self::ContainerDown { name } => write!(f, "container {name} does not run"),
@@ -330,6 +359,8 @@ impl fmt::Display for What {
             Self::UnderWay => f.write_str("that is under way"),
             Self::MustStop { why } => write!(f, "it has to stop: {why}"),
             Self::NeverRan => f.write_str("it never ran"),
+            Self::WaitsForSandbox => f.write_str("it waits for the pod's sandbox"),
+            Self::WaitsForPredecessor { uid } => write!(f, "pod {uid} of the same name is not gone yet"),
         }
     }
 }

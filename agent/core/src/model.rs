@@ -349,10 +349,8 @@ pub struct Policy {
 impl Default for Policy {
     /// The kubelet's numbers, where it has some.
     fn default() -> Self {
-        let back_off = |initial, max| BackOff {
-            initial: Duration::from_secs(initial),
-            max: Duration::from_secs(max),
-        };
+        let back_off =
+            |initial, max| BackOff { initial: Duration::from_secs(initial), max: Duration::from_secs(max) };
         Self {
             restart: back_off(10, 300),
             restart_reset: Duration::from_secs(600),

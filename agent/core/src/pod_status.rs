@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff;
 
-use crate::decide::container_need::{ContainerNeed, RestartPolicy, StartStep, LOST_EXIT_CODE};
+use crate::decide::container_need::{ContainerNeed, LOST_EXIT_CODE, RestartPolicy, StartStep};
 use crate::decide::look::Look;
 use crate::decide::run::never_started;
 use crate::decide::situation::{ContainerView, Situation, Stage};
@@ -173,10 +173,13 @@ pub(crate) fn waiting_reason(
     let named = |failure: &Failure| (failure.reason.clone(), Some(failure.message.clone()));
     match &view.need {
         ContainerNeed::Start(start) => match start.step {
-            StartStep::RestartBackOff { delay, .. } => {
-                Some(("CrashLoopBackOff".to_owned(), Some(crash_loop_message(situation, view, delay.as_secs()))))
+            StartStep::RestartBackOff { delay, .. } => Some((
+                "CrashLoopBackOff".to_owned(),
+                Some(crash_loop_message(situation, view, delay.as_secs())),
+            )),
+            StartStep::ImageNeverPulled => {
+                Some(("ErrImageNeverPull".to_owned(), Some(never_pull_message(view))))
             }
-            StartStep::ImageNeverPulled => Some(("ErrImageNeverPull".to_owned(), Some(never_pull_message(view)))),
             StartStep::Pull | StartStep::Pulling | StartStep::PullBackOff { .. } => pull_reason(look, view),
             StartStep::FailureBackOff { .. } | StartStep::Go | StartStep::UnderWay => creation.map(named),
         },
@@ -211,7 +214,9 @@ fn never_pull_message(view: &ContainerView<'_>) -> String {
 }
 
 fn crash_loop_message(situation: &Situation<'_>, view: &ContainerView<'_>, seconds: u64) -> String {
-    let pod = situation.pod.map_or_else(String::new, |pod| format!("{}_{}({})", pod.name(), pod.namespace(), pod.uid));
+    let pod = situation
+        .pod
+        .map_or_else(String::new, |pod| format!("{}_{}({})", pod.name(), pod.namespace(), pod.uid));
     format!("back-off {} restarting failed container={} pod={pod}", short_duration(seconds), view.name)
 }
 
@@ -251,7 +256,8 @@ fn running(started_at: Timestamp) -> api::ContainerState {
 }
 
 fn terminated(container: &Container) -> api::ContainerState {
-    let ContainerState::Exited { started_at, finished_at, exit_code, reason, message } = &container.state else {
+    let ContainerState::Exited { started_at, finished_at, exit_code, reason, message } = &container.state
+    else {
         return terminated_unknown(Some(container));
     };
     let reason = match reason.as_str() {

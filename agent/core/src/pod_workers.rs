@@ -66,11 +66,8 @@ impl WorkerSet {
 
     /// Tells of a pod that is on the node. Nothing happens to it before the next [`WorkerSet::want`].
     pub fn found(&mut self, pod: FoundPod) {
-        let worker = Worker {
-            name: (pod.namespace, pod.name),
-            pod: None,
-            state: State::Found { grace: pod.grace },
-        };
+        let worker =
+            Worker { name: (pod.namespace, pod.name), pod: None, state: State::Found { grace: pod.grace } };
         self.workers.entry(pod.uid).or_insert(worker);
     }
 
@@ -113,9 +110,10 @@ impl WorkerSet {
             let wanted = self.wanted.iter().any(|pod| pod.uid == *uid);
             let grace = match worker.state {
                 State::Found { grace } => grace,
-                State::Running => {
-                    worker.pod.as_ref().map_or(termination::DEFAULT_GRACE, |p| termination::grace_period(&p.pod))
-                }
+                State::Running => worker
+                    .pod
+                    .as_ref()
+                    .map_or(termination::DEFAULT_GRACE, |p| termination::grace_period(&p.pod)),
                 State::Terminating { .. } => continue,
             };
             if !wanted {
@@ -167,7 +165,12 @@ mod tests {
     fn pod(uid: &str, name: &str) -> Arc<DesiredPod> {
         let mut object = api::Pod::default();
         object.metadata.name = Some(name.into());
-        Arc::new(DesiredPod { uid: PodUid::new(uid), pod: object, hash: String::new(), source: String::new() })
+        Arc::new(DesiredPod {
+            uid: PodUid::new(uid),
+            pod: object,
+            hash: String::new(),
+            source: String::new(),
+        })
     }
 
     fn at(seconds: i64) -> Timestamp {
@@ -188,7 +191,10 @@ mod tests {
         set.want(vec![pod("u1", "web")], at(0));
         set.want(vec![pod("u2", "web")], at(5));
         assert_eq!(summary(&set), ["u1 ends by 35"]);
-        assert_eq!(set.waiting().first().map(|(p, behind)| (p.uid.clone(), behind.clone())), Some((PodUid::new("u2"), PodUid::new("u1"))));
+        assert_eq!(
+            set.waiting().first().map(|(p, behind)| (p.uid.clone(), behind.clone())),
+            Some((PodUid::new("u2"), PodUid::new("u1")))
+        );
         set.finished(&PodUid::new("u1"));
         assert_eq!(summary(&set), ["u2 runs"]);
         assert!(set.waiting().is_empty());
@@ -233,7 +239,12 @@ mod tests {
         let mut set = WorkerSet::new();
         for (uid, name) in [("u1", "web"), ("u2", "db")] {
             let grace = Duration::from_secs(7);
-            set.found(FoundPod { uid: PodUid::new(uid), namespace: "default".into(), name: name.into(), grace });
+            set.found(FoundPod {
+                uid: PodUid::new(uid),
+                namespace: "default".into(),
+                name: name.into(),
+                grace,
+            });
         }
         assert!(summary(&set).is_empty());
         set.want(vec![pod("u1", "web"), pod("u3", "db")], at(0));

@@ -71,14 +71,15 @@ fn stop_and_remove_sandboxes(look: &Look<'_>, deadline: Timestamp, planner: &mut
 }
 
 /// A container is removed when its sandbox is stopped; one whose sandbox is not there any more when it has ended, or
-/// could not be stopped in time.
+/// could not be stopped in time. The newest incarnation of a name goes last, so that the status stays true until then.
 fn remove_containers(look: &Look<'_>, deadline: Timestamp, planner: &mut Planner<'_>) {
     for container in &look.observed.containers {
         let removable = match look.sandbox(&container.sandbox) {
             Some(sandbox) => is_stopped(sandbox),
             None => !look.possibly_alive(container) || given_up(look, container, deadline),
         };
-        if removable {
+        let oldest = look.incarnations(&container.name).last().is_some_and(|c| c.id == container.id);
+        if removable && oldest {
             planner.want(Action::RemoveContainer { id: container.id.clone() });
         }
     }

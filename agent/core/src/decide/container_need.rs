@@ -194,9 +194,7 @@ fn start<'a>(look: &Look<'_>, spec: &api::Container, ended: Option<&Container>) 
     let lost = same.map_or(0, |c| c.back_off_step.saturating_add(1));
     let back_off_step = next.map_or(lost, |n| n.step);
     let step = match next {
-        Some(next) if next.at > look.now => {
-            StartStep::RestartBackOff { delay: next.delay, until: next.at }
-        }
+        Some(next) if next.at > look.now => StartStep::RestartBackOff { delay: next.delay, until: next.at },
         Some(_) | None => start_step(look, spec, attempt),
     };
     ContainerNeed::Start(Start { attempt, back_off_step, step })
@@ -210,11 +208,7 @@ fn start_step(look: &Look<'_>, spec: &api::Container, attempt: u32) -> StartStep
     }
     let image = spec.image.as_deref().unwrap_or_default();
     let state = look.observed.images.get(image).unwrap_or(&ImageState::Absent);
-    let pulled = look
-        .observed
-        .pulled
-        .get(&spec.name)
-        .filter(|p| p.attempt == attempt && p.image == image);
+    let pulled = look.observed.pulled.get(&spec.name).filter(|p| p.attempt == attempt && p.image == image);
     match (state, PullPolicy::of(spec)) {
         (ImageState::Present(_), PullPolicy::Always) if pulled.is_none() => pull_step(look, image),
         (ImageState::Present(_), _) => StartStep::Go,

@@ -108,9 +108,16 @@ impl<'a> Look<'a> {
         self.observed.sandboxes.iter().find(|s| s.id == *id)
     }
 
-    /// The sandbox to run in: the newest that is ready.
+    /// The sandbox to run in: the newest that is ready and not being stopped.
     pub fn current_sandbox(&self) -> Option<&'a Sandbox> {
-        self.observed.sandboxes.iter().filter(|s| s.ready).max_by_key(|s| sandbox_age(s))
+        let usable = |s: &&Sandbox| s.ready && !self.stop_decided(s);
+        self.observed.sandboxes.iter().filter(usable).max_by_key(|s| sandbox_age(s))
+    }
+
+    /// Its stop is under way, or was tried: nothing may be started in it any more.
+    fn stop_decided(&self, sandbox: &Sandbox) -> bool {
+        let key = ActionKey::StopSandbox(sandbox.id.clone());
+        self.observed.in_flight.contains_key(&key) || self.observed.failures.contains_key(&key)
     }
 
     /// The newest sandbox, ready or not.
@@ -131,9 +138,14 @@ impl<'a> Look<'a> {
         all
     }
 
-    /// The pod's cgroup, directory and volumes are there.
+    /// The pod's cgroup, directory and volumes are there, and stay.
     pub fn prepared(&self) -> bool {
-        self.observed.node.cgroup && self.observed.node.volumes_ready
+        self.observed.node.cgroup && self.observed.node.volumes_ready && !self.cleaning_up()
+    }
+
+    /// They are being removed.
+    pub fn cleaning_up(&self) -> bool {
+        self.observed.in_flight.contains_key(&ActionKey::CleanUp)
     }
 
     /// Something of the pod is on the node beside sandboxes and containers.

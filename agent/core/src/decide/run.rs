@@ -19,6 +19,7 @@ pub(super) fn plan(situation: &Situation<'_>, planner: &mut Planner<'_>) {
     stop_strays(situation, grace, planner);
     match situation.stage {
         Stage::Replacing => {}
+        Stage::Preparing if situation.look.cleaning_up() => {}
         Stage::Preparing => planner.want(Action::Prepare),
         Stage::CreatingSandbox { attempt } => planner.want(Action::CreateSandbox { attempt }),
         Stage::Ready(sandbox) if situation.look.prepared() => {
@@ -36,12 +37,11 @@ pub(super) fn plan(situation: &Situation<'_>, planner: &mut Planner<'_>) {
 
 fn plan_container(view: &ContainerView<'_>, sandbox: &Sandbox, planner: &mut Planner<'_>) {
     match &view.need {
-        ContainerNeed::Keep
-        | ContainerNeed::Finished
-        | ContainerNeed::NeverRan
-        | ContainerNeed::Stop(..) => {}
-        ContainerNeed::Resume(container) => planner
-            .want(Action::ResumeContainer { id: container.id.clone(), name: container.name.clone() }),
+        ContainerNeed::Keep | ContainerNeed::Finished | ContainerNeed::NeverRan | ContainerNeed::Stop(..) => {
+        }
+        ContainerNeed::Resume(container) => {
+            planner.want(Action::ResumeContainer { id: container.id.clone(), name: container.name.clone() })
+        }
         ContainerNeed::Discard(container) => {
             planner.want(Action::RemoveContainer { id: container.id.clone() });
         }

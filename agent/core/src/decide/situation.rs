@@ -91,7 +91,12 @@ fn judge_run<'a>(pod: &'a DesiredPod, look: Look<'a>) -> Situation<'a> {
                 (ContainerNeed::Start(_), Stage::Over) => over_need(&look, spec),
                 (need, _) => need,
             };
-            ContainerView { name: &spec.name, spec: Some(spec), incarnations: look.incarnations(&spec.name), need }
+            ContainerView {
+                name: &spec.name,
+                spec: Some(spec),
+                incarnations: look.incarnations(&spec.name),
+                need,
+            }
         })
         .collect();
     Situation { look, pod: Some(pod), stage, containers }
@@ -107,9 +112,8 @@ fn run_stage<'a>(look: &Look<'a>, specs: &[api::Container], policy: RestartPolic
     if let Some(sandbox) = look.current_sandbox() {
         return if wanted { Stage::Ready(sandbox) } else { Stage::Over };
     }
-    let lost_for_good = policy == RestartPolicy::Never
-        && !observed.sandboxes.is_empty()
-        && !observed.containers.is_empty();
+    let lost_for_good =
+        policy == RestartPolicy::Never && !observed.sandboxes.is_empty() && !observed.containers.is_empty();
     if !wanted || lost_for_good {
         return Stage::Over;
     }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub)]
 
+pub mod checks;
 pub mod node;
+pub mod render;
 pub mod statement;
 pub mod world;

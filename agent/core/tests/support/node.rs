@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use pintle_core::decide::spec_hash;
 use pintle_core::ids::{ContainerId, PodUid, SandboxId};
-use pintle_core::model::{
-    Action, Container, ContainerState, DesiredPod, ImageState, NodeResources, Sandbox,
-};
+use pintle_core::model::{Action, Container, ContainerState, DesiredPod, ImageState, NodeResources, Sandbox};
 use pintle_core::time::Timestamp;
 
 use super::statement::{Survivors, Target};
@@ -58,12 +56,19 @@ pub enum Outcome {
     Done,
     /// It goes on; done when [`Node::is_done`].
     Lasting,
-    Failed { reason: String, message: String },
+    Failed {
+        reason: String,
+        message: String,
+    },
 }
 
 impl Node {
     pub fn image(&self, image: &str) -> ImageState {
-        if self.images.contains(image) { ImageState::Present(format!("sha256:{image}")) } else { ImageState::Absent }
+        if self.images.contains(image) {
+            ImageState::Present(format!("sha256:{image}"))
+        } else {
+            ImageState::Absent
+        }
     }
 
     /// Carries out an action for a pod; `pod` is what the agent knows of it.
@@ -74,7 +79,10 @@ impl Node {
         action: &Action,
         now: Timestamp,
     ) -> Outcome {
-        let name = pod.map_or_else(|| self.pods.get(uid).map(|p| p.name.clone()).unwrap_or_default(), |p| p.name().to_owned());
+        let name = pod.map_or_else(
+            || self.pods.get(uid).map(|p| p.name.clone()).unwrap_or_default(),
+            |p| p.name().to_owned(),
+        );
         if let Some(failed) = self.fault(&name, uid, action) {
             return failed;
         }
@@ -94,17 +102,23 @@ impl Node {
             Action::StartContainer { name, attempt, back_off_step, sandbox } => {
                 let spec = pod.and_then(|p| p.pod.spec.as_ref()).unwrap();
                 let spec = spec.containers.iter().find(|c| c.name == *name).unwrap();
-                self.create(uid, Container {
-                    id: ContainerId::new(String::new()),
-                    sandbox: sandbox.clone(),
-                    name: name.clone(),
-                    attempt: *attempt,
-                    spec_hash: spec_hash(spec),
-                    back_off_step: *back_off_step,
-                    image_id: format!("sha256:{}", spec.image.clone().unwrap_or_default()),
-                    created_at: now,
-                    state: ContainerState::Created,
-                });
+                if !entry.sandboxes.iter().any(|s| s.id == *sandbox && s.ready) {
+                    return sandbox_gone();
+                }
+                self.create(
+                    uid,
+                    Container {
+                        id: ContainerId::new(String::new()),
+                        sandbox: sandbox.clone(),
+                        name: name.clone(),
+                        attempt: *attempt,
+                        spec_hash: spec_hash(spec),
+                        back_off_step: *back_off_step,
+                        image_id: format!("sha256:{}", spec.image.clone().unwrap_or_default()),
+                        created_at: now,
+                        state: ContainerState::Created,
+                    },
+                );
                 self.start(uid, name, now)
             }
             Action::ResumeContainer { name, .. } => self.start(uid, name, now),
@@ -115,7 +129,10 @@ impl Node {
             }
             Action::StopSandbox { id } => self.stop_sandbox(uid, id, now),
             Action::RemoveSandbox { id } => {
-                assert!(!entry.containers.iter().any(|c| c.sandbox == *id), "sandbox {id} still has containers");
+                assert!(
+                    !entry.containers.iter().any(|c| c.sandbox == *id),
+                    "sandbox {id} still has containers"
+                );
                 entry.sandboxes.retain(|s| s.id != *id);
                 Outcome::Done
             }
@@ -175,6 +192,9 @@ impl Node {
         self.serial += 1;
         let pod = self.pods.get_mut(uid).unwrap();
         assert!(!pod.sandboxes.iter().any(|s| s.ready), "a second live sandbox for {uid}");
+        let alive = |c: &&Container| !matches!(c.state, ContainerState::Exited { .. });
+        assert!(!pod.containers.iter().any(|c| alive(&c)), "a sandbox beside live containers of {uid}");
+        assert!(pod.resources.volumes_ready, "a sandbox without volumes for {uid}");
         pod.sandboxes.push(Sandbox {
             id: SandboxId::new(format!("s{}", self.serial)),
             attempt,
@@ -204,8 +224,10 @@ impl Node {
         let failed = self.take_fault("start", &format!("{pod_name}/{name}"));
         let pod = self.pods.get_mut(uid).unwrap();
         let created = |c: &&mut Container| c.name == *name && c.state == ContainerState::Created;
-        let container = pod.containers.iter_mut().find(created).unwrap();
-        assert!(pod.sandboxes.iter().any(|s| s.id == container.sandbox), "no sandbox for {name}");
+        let Some(container) = pod.containers.iter_mut().find(created) else { return sandbox_gone() };
+        if !pod.sandboxes.iter().any(|s| s.id == container.sandbox && s.ready) {
+            return sandbox_gone();
+        }
         if failed {
             let message = "no such file: /bin/app".to_owned();
             container.state = exited(None, now, 128, "ContainerCannotRun");
@@ -253,6 +275,10 @@ impl Node {
         Outcome::Done
     }
 
+    pub fn is_sandbox_ready(&self, uid: &PodUid, sandbox: &SandboxId) -> bool {
+        self.pods.get(uid).is_some_and(|p| p.sandboxes.iter().any(|s| s.id == *sandbox && s.ready))
+    }
+
     /// Whether a lasting action has ended.
     pub fn is_done(&self, uid: &PodUid, action: &Action) -> bool {
         let Action::StopContainer { id, .. } = action else { return false };
@@ -288,7 +314,9 @@ impl Node {
                 }
             }
             let ended = |id: &ContainerId| {
-                pod.containers.iter().any(|c| c.id == *id && !matches!(c.state, ContainerState::Exited { .. }))
+                pod.containers
+                    .iter()
+                    .any(|c| c.id == *id && !matches!(c.state, ContainerState::Exited { .. }))
             };
             pod.kill_at.retain(|id, _| ended(id));
         }
@@ -331,6 +359,10 @@ impl Node {
         }
         died
     }
+}
+
+fn sandbox_gone() -> Outcome {
+    Outcome::Failed { reason: "CreateContainerError".into(), message: "the sandbox is not running".into() }
 }
 
 fn exit(container: &mut Container, at: Timestamp, code: i32, reason: &str) {

@@ -49,8 +49,8 @@ pub enum Statement {
     AgentRestart,
     /// `crash after N actions`: the agent is killed after its Nth action from now and started again.
     CrashAfter(u32),
-    /// `crash between create and start of POD/NAME`.
-    CrashInStart { target: Target },
+    /// `crash between create and start of POD/NAME [down=true]`: and started again, unless it is to stay down.
+    CrashInStart { target: Target, down: bool },
     /// `show status|wake|explain POD`, `show node`, `show waiting`.
     Show { what: String, pod: String },
     /// `expect status POD key=value…`, `expect wake POD 10s|none`, `expect node empty`.
@@ -221,7 +221,8 @@ fn crash(words: &mut Words) -> Result<Statement, String> {
                     return Err(format!("{expected} expected"));
                 }
             }
-            Ok(Statement::CrashInStart { target: words.target()? })
+            let down = words.take("down").is_some_and(|text| text == "true");
+            Ok(Statement::CrashInStart { target: words.target()?, down })
         }
         other => Err(format!("crash {other}?")),
     }
@@ -229,7 +230,16 @@ fn crash(words: &mut Words) -> Result<Statement, String> {
 
 fn fault_or_sandbox(verb: &str, words: &mut Words) -> Result<Statement, String> {
     const VERBS: [&str; 10] = [
-        "pull", "prepare", "sandbox", "create", "start", "stop", "stopsandbox", "remove", "removesandbox", "cleanup",
+        "pull",
+        "prepare",
+        "sandbox",
+        "create",
+        "start",
+        "stop",
+        "stopsandbox",
+        "remove",
+        "removesandbox",
+        "cleanup",
     ];
     if !VERBS.contains(&verb) {
         return Err("no such statement".to_owned());

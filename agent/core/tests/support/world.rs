@@ -4,21 +4,20 @@
 //! always holds is broken. It applies plans exactly as `decide`'s documentation asks a shell to.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as api;
-use pintle_core::decide::decide;
 use pintle_core::explain::explain;
 use pintle_core::ids::{ContainerId, PodUid, SandboxId};
 use pintle_core::model::{
-    Action, ActionKey, ContainerState, DesiredPod, Failure, Goal, Observed, Plan, Policy, Pulled, UnderWay,
+    Action, ActionKey, ContainerState, DesiredPod, Failure, Goal, Observed, Policy, Pulled, UnderWay,
 };
 use pintle_core::pod_workers::{FoundPod, WorkerSet};
 use pintle_core::time::Timestamp;
 
 use super::node::{Node, Outcome};
+use super::render::{describe, node_text, status_text};
 use super::statement::{PodText, Statement, Target, duration};
 
 /// Everything.
@@ -34,8 +33,8 @@ pub struct World {
     known: BTreeMap<String, Vec<PodText>>,
     images: BTreeMap<(String, String), String>,
     crash_after: Option<u32>,
-    crash_in_start: Option<Target>,
-    restarts: BTreeMap<(PodUid, String), i32>,
+    crash_in_start: Option<(Target, bool)>,
+    pub restarts: BTreeMap<(PodUid, String), i32>,
 }
 
 /// What dies with the agent.
@@ -136,7 +135,8 @@ impl World {
                 found(self.node.exit(&target, now, 137, "OOMKilled"), "such running container")?;
             }
             Statement::ContainerUnknown { target } => {
-                self.node.running(&target).ok_or("no such running container")?.state = ContainerState::Unknown;
+                self.node.running(&target).ok_or("no such running container")?.state =
+                    ContainerState::Unknown;
             }
             Statement::ProgramExits { target, code, after } => {
                 self.node.programs.entry(target).or_default().exits = Some((code, after));
@@ -169,10 +169,16 @@ impl World {
                 self.start_agent();
             }
             Statement::CrashAfter(count) => self.crash_after = Some(count),
-            Statement::CrashInStart { target } => self.crash_in_start = Some(target),
+            Statement::CrashInStart { target, down } => self.crash_in_start = Some((target, down)),
             Statement::Tick(_) | Statement::Show { .. } | Statement::Expect { .. } => {}
         }
         Ok(())
+    }
+
+    /// No crash that was ordered happens any more.
+    pub fn disarm(&mut self) {
+        self.crash_after = None;
+        self.crash_in_start = None;
     }
 
     pub fn kill_agent(&mut self) {
@@ -196,7 +202,8 @@ impl World {
     }
 
     fn manifests_changed(&mut self) {
-        let manifests: Vec<_> = self.manifests.iter().map(|((f, n), t)| (f.clone(), n.clone(), t.clone())).collect();
+        let manifests: Vec<_> =
+            self.manifests.iter().map(|((f, n), t)| (f.clone(), n.clone(), t.clone())).collect();
         let pods = manifests.iter().map(|(file, name, text)| self.desired(file, name, text)).collect();
         if let Some(agent) = &mut self.agent {
             agent.workers.want(pods, self.now);
@@ -249,7 +256,8 @@ impl World {
     pub fn next_due(&self) -> Option<Timestamp> {
         let agent = self.agent.iter();
         let wakes = agent.clone().flat_map(|a| a.shells.values().filter_map(|s| s.wake_at));
-        let pulls = agent.flat_map(|a| a.pending.iter().filter(|p| p.lasting).filter_map(|p| self.pull_end(p)));
+        let pulls =
+            agent.flat_map(|a| a.pending.iter().filter(|p| p.lasting).filter_map(|p| self.pull_end(p)));
         wakes.chain(pulls).chain(self.node.next_event()).min()
     }
 
@@ -302,6 +310,11 @@ impl World {
             }
             if plan.finished {
                 assert!(!self.node.pods.contains_key(&uid), "{uid} is finished and something is left");
+                let left = agent.pending.iter().filter(|p| p.uid == uid).map(|p| p.action.key());
+                assert!(
+                    left.clone().all(|k| matches!(k, ActionKey::Pull(_))),
+                    "{uid} is finished while busy"
+                );
                 agent.workers.finished(&uid);
                 agent.shells.remove(&uid);
                 agent.pending.retain(|p| p.uid != uid);
@@ -335,84 +348,6 @@ impl World {
             pulled: shell.pulled,
             failures: shell.failures,
             in_flight: shell.in_flight,
-        }
-    }
-
-    /// Decides, and holds the decision against the rules that always hold.
-    pub fn decide_checked(&mut self, uid: &PodUid, goal: &Goal) -> Plan {
-        let observed = self.observe(uid, goal);
-        let plan = decide(goal, &observed, self.now, &self.policy);
-        assert_eq!(plan, decide(goal, &observed, self.now, &self.policy), "not deterministic");
-        let mut reversed = observed.clone();
-        reversed.containers.reverse();
-        reversed.sandboxes.reverse();
-        assert_eq!(plan.status, decide(goal, &reversed, self.now, &self.policy).status, "the order of lists matters");
-        assert!(plan.wake_at.is_none_or(|at| at > self.now), "a wake-up in the past");
-        let keys: BTreeSet<_> = plan.actions.iter().map(Action::key).collect();
-        assert_eq!(keys.len(), plan.actions.len(), "two actions of one key: {:?}", plan.actions);
-        let explanation = explain(goal, &observed, self.now, &self.policy);
-        assert!(!explanation.to_string().is_empty());
-        if let Goal::Run(_) = goal {
-            assert_eq!(explanation.ready, is_ready(&plan.status), "the explanation tells another story");
-        }
-        self.check_actions(uid, goal, &observed, &plan);
-        self.check_restarts(uid, &plan);
-        plan
-    }
-
-    fn check_actions(&self, uid: &PodUid, goal: &Goal, observed: &Observed, plan: &Plan) {
-        let shell = self.agent.as_ref().and_then(|a| a.shells.get(uid)).cloned().unwrap_or_default();
-        let terminating = shell.terminating || matches!(goal, Goal::Terminate { .. });
-        for action in &plan.actions {
-            match action {
-                Action::Prepare | Action::PullImage { .. } | Action::CreateSandbox { .. } => {
-                    assert!(!terminating, "{action:?} after the end was decided");
-                }
-                Action::ResumeContainer { id, .. } => {
-                    assert!(!terminating && !shell.stops_decided.contains(id), "{action:?} after a stop");
-                }
-                Action::StartContainer { name, attempt, .. } => {
-                    assert!(!terminating, "{action:?} after the end was decided");
-                    self.check_back_off(observed, name, *attempt);
-                }
-                Action::StopContainer { id, .. } => {
-                    let running = observed.containers.iter().any(|c| c.id == *id);
-                    assert!(running, "a stop for a container that is not there");
-                }
-                Action::RemoveContainer { .. }
-                | Action::StopSandbox { .. }
-                | Action::RemoveSandbox { .. }
-                | Action::CleanUp => {}
-            }
-        }
-    }
-
-    /// The back-off, told in another way than the code tells it: from the chain of the last runs.
-    fn check_back_off(&self, observed: &Observed, name: &str, attempt: u32) {
-        let previous = observed.containers.iter().filter(|c| c.name == name).max_by_key(|c| c.attempt);
-        let Some(previous) = previous else { return };
-        assert_eq!(previous.attempt + 1, attempt, "an attempt is left out");
-        let ContainerState::Exited { started_at, finished_at, .. } = previous.state else { return };
-        let ran = started_at.map_or(Duration::ZERO, |s| finished_at.since(s));
-        let spec_same = previous.back_off_step > 0 && ran < self.policy.restart_reset;
-        let image = observed.images.keys().any(|image| previous.image_id == format!("sha256:{image}"));
-        if spec_same && image {
-            let seconds = (10u64 << (previous.back_off_step - 1).min(10)).min(300);
-            let waited = self.now.since(finished_at);
-            assert!(waited >= Duration::from_secs(seconds), "{name} waited {waited:?}, not {seconds} s");
-        }
-    }
-
-    fn check_restarts(&mut self, uid: &PodUid, plan: &Plan) {
-        if !self.node.pods.contains_key(uid) {
-            return;
-        }
-        for status in plan.status.container_statuses.iter().flatten() {
-            if status.container_id.is_some() {
-                let last = self.restarts.entry((uid.clone(), status.name.clone())).or_default();
-                assert!(status.restart_count >= *last, "the restart count of {} went down", status.name);
-                *last = status.restart_count;
-            }
         }
     }
 
@@ -495,13 +430,21 @@ impl World {
     }
 
     fn crashes_in_start(&mut self, pending: &Pending, pod: Option<&DesiredPod>) -> bool {
-        let Action::StartContainer { name, attempt, back_off_step, sandbox } = &pending.action else { return false };
+        let Action::StartContainer { name, attempt, back_off_step, sandbox } = &pending.action else {
+            return false;
+        };
         let here = |t: &Target| t.container == *name && pod.is_some_and(|p| p.name() == t.pod);
-        if !self.crash_in_start.as_ref().is_some_and(here) {
+        let Some((_, down)) = self.crash_in_start.take_if(|(target, _)| here(target)) else { return false };
+        if !self.node.is_sandbox_ready(&pending.uid, sandbox) {
             return false;
         }
-        self.crash_in_start = None;
-        let spec = pod.and_then(|p| p.pod.spec.as_ref()).unwrap().containers.iter().find(|c| c.name == *name).unwrap();
+        let spec = pod
+            .and_then(|p| p.pod.spec.as_ref())
+            .unwrap()
+            .containers
+            .iter()
+            .find(|c| c.name == *name)
+            .unwrap();
         let container = pintle_core::model::Container {
             id: ContainerId::new(""),
             sandbox: sandbox.clone(),
@@ -516,7 +459,9 @@ impl World {
         self.node.create(&pending.uid, container);
         self.note(&pending.uid, &format!("create {name}#{attempt}, and the agent is killed"));
         self.kill_agent();
-        self.start_agent();
+        if !down {
+            self.start_agent();
+        }
         true
     }
 
@@ -556,15 +501,17 @@ impl World {
     fn show(&mut self, what: &str, pod: &str) -> Result<(), String> {
         match what {
             "node" => {
-                let text = self.node_text();
+                let text = node_text(&self.node);
                 self.trace.push(text);
                 return Ok(());
             }
             "waiting" => {
                 let agent = self.agent.as_ref().ok_or("the agent is down")?;
-                let lines = agent.workers.waiting().into_iter().map(|(pod, behind)| {
-                    format!("  {} from {} waits for {behind}", pod.uid, pod.source)
-                });
+                let lines = agent
+                    .workers
+                    .waiting()
+                    .into_iter()
+                    .map(|(pod, behind)| format!("  {} from {} waits for {behind}", pod.uid, pod.source));
                 let lines: Vec<_> = lines.collect();
                 self.trace.extend(if lines.is_empty() { vec!["  nobody waits".into()] } else { lines });
                 return Ok(());
@@ -576,7 +523,8 @@ impl World {
         match what {
             "status" => self.trace.push(status_text(&plan.status)),
             "wake" => {
-                let wake = plan.wake_at.map_or("none".to_owned(), |at| format!("in {:?}", at.since(self.now)));
+                let wake =
+                    plan.wake_at.map_or("none".to_owned(), |at| format!("in {:?}", at.since(self.now)));
                 self.trace.push(format!("  wake {wake}"));
             }
             "explain" => {
@@ -589,33 +537,9 @@ impl World {
         Ok(())
     }
 
-    fn node_text(&self) -> String {
-        let mut text = String::new();
-        for (uid, pod) in &self.node.pods {
-            for sandbox in &pod.sandboxes {
-                let state = if sandbox.ready { "ready" } else { "not ready" };
-                write!(text, "\n  {uid} {} attempt {} {state}", sandbox.id, sandbox.attempt).unwrap();
-            }
-            for container in &pod.containers {
-                let state = match &container.state {
-                    ContainerState::Created => "created".to_owned(),
-                    ContainerState::Running { .. } => "running".to_owned(),
-                    ContainerState::Exited { exit_code, .. } => format!("exited {exit_code}"),
-                    ContainerState::Unknown => "unknown".to_owned(),
-                };
-                write!(text, "\n  {uid} {} #{} in {}: {state}", container.id, container.attempt, container.sandbox)
-                    .unwrap();
-            }
-            if pod.resources.directory {
-                write!(text, "\n  {uid} directory, cgroup, volumes").unwrap();
-            }
-        }
-        if text.is_empty() { "  nothing".to_owned() } else { text.trim_start_matches('\n').to_owned() }
-    }
-
     fn expect(&mut self, what: &str, pod: &str, rest: &[String]) -> Result<(), String> {
         if what == "node" {
-            let left = self.node_text();
+            let left = node_text(&self.node);
             return if left == "  nothing" { Ok(()) } else { Err(format!("the node still has\n{left}")) };
         }
         let (uid, goal) = self.worker(pod).ok_or("no such pod has a worker")?;
@@ -638,62 +562,4 @@ impl World {
 /// The name of the pod with this uid.
 fn pod_of(uid: &PodUid) -> String {
     uid.as_str().rsplit_once('-').map(|(name, _)| name.to_owned()).unwrap_or_default()
-}
-
-fn is_ready(status: &api::PodStatus) -> bool {
-    status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
-}
-
-fn describe(action: &Action) -> String {
-    match action {
-        Action::Prepare => "prepare".to_owned(),
-        Action::PullImage { image, container, attempt } => format!("pull {image} for {container}#{attempt}"),
-        Action::CreateSandbox { attempt } => format!("create sandbox {attempt}"),
-        Action::StartContainer { name, attempt, back_off_step, sandbox } => {
-            format!("start {name}#{attempt} in {sandbox}, step {back_off_step}")
-        }
-        Action::ResumeContainer { id, .. } => format!("resume {id}"),
-        Action::StopContainer { id, grace, why } => format!("stop {id} within {grace:?} ({why})"),
-        Action::RemoveContainer { id } => format!("remove {id}"),
-        Action::StopSandbox { id } => format!("stop sandbox {id}"),
-        Action::RemoveSandbox { id } => format!("remove sandbox {id}"),
-        Action::CleanUp => "clean up".to_owned(),
-    }
-}
-
-/// On one line for the pod and one for each container.
-fn status_text(status: &api::PodStatus) -> String {
-    let mut text = format!("  phase={} ready={}", status.phase.as_deref().unwrap_or("none"), is_ready(status));
-    if let Some(ip) = &status.pod_ip {
-        write!(text, " ip={ip}").unwrap();
-    }
-    for condition in status.conditions.iter().flatten() {
-        if let Some(reason) = &condition.reason {
-            write!(text, " {}={reason}", condition.type_).unwrap();
-        }
-    }
-    for container in status.container_statuses.iter().flatten() {
-        let name = &container.name;
-        let state = container.state.as_ref().map(state_text).unwrap_or_default();
-        write!(text, "\n  {name}={state} {name}.restarts={}", container.restart_count).unwrap();
-        if let Some(last) = &container.last_state {
-            write!(text, " {name}.last={}", state_text(last)).unwrap();
-        }
-        let waiting = container.state.as_ref().and_then(|s| s.waiting.as_ref());
-        if let Some(message) = waiting.and_then(|w| w.message.as_ref()) {
-            write!(text, " \"{message}\"").unwrap();
-        }
-    }
-    text
-}
-
-fn state_text(state: &api::ContainerState) -> String {
-    match (&state.running, &state.waiting, &state.terminated) {
-        (Some(_), _, _) => "running".to_owned(),
-        (_, Some(waiting), _) => format!("waiting:{}", waiting.reason.as_deref().unwrap_or_default()),
-        (_, _, Some(ended)) => {
-            format!("terminated:{}:{}", ended.reason.as_deref().unwrap_or_default(), ended.exit_code)
-        }
-        (None, None, None) => "none".to_owned(),
-    }
 }
