@@ -44,9 +44,11 @@ impl Content {
     /// Opens a blob for reading.
     pub(crate) fn open_blob(&self, digest: &Digest) -> Result<File, Error> {
         let path = self.path(digest);
-        File::open(&path).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => Error::not_found(format!("blob {digest}")),
-            _ => Error::io("open", &path)(e),
+        File::open(&path).map_err(|e| {
+            if e.kind() == io::ErrorKind::NotFound {
+                return Error::not_found(format!("blob {digest}"));
+            }
+            Error::io("open", &path)(e)
         })
     }
 

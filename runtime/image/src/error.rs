@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 /// A failed image operation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[expect(clippy::error_impl_error, reason = "the crate's one error; callers write pintle_image::Error")]
 pub enum Error {
     /// The image name does not follow the rules for references.
     #[error("invalid image name {name:?}: {reason}")]

@@ -92,9 +92,9 @@ struct Opened {
     work: OwnedFd,
 }
 
-/// The path itself, which reads better in mountinfo, or a short name for it.
+/// The path itself, which reads better in mountinfo, or a short name for it. Backslashes would be taken for escapes.
 fn option(path: &Path, fd: &OwnedFd) -> PathBuf {
-    if path.as_os_str().len() <= FSCONFIG_MAX {
+    if path.as_os_str().len() <= FSCONFIG_MAX && !path.as_os_str().as_encoded_bytes().contains(&b'\\') {
         path.to_owned()
     } else {
         format!("/proc/self/fd/{}", fd.as_raw_fd()).into()

@@ -1,6 +1,304 @@
-//! stub
-use crate::{Error, Image, PullOptions, store::Store};
+//! Pulls one image: manifest, configuration, then its layers side by side.
+//!
+//! In: a name and options. Out: an image in the store. Layers are unpacked while they arrive. A layer is fetched under the lock
+//! of its blob and placed under the lock of its chain id, so that pulls that share one fetch it once. When one layer fails the
+//! others are stopped, and the call returns only after their files are gone.
+//!
+//! ```text
+//!   layer i:  lock chain ─▶ slot, lock blob ─▶ network ──▶ digest, file, decoder, tar ──▶ staged ─▶ wait for i-1 ─▶ placed
+//! ```
+
+use std::io::{self, Read};
 use std::sync::Arc;
-pub(crate) async fn pull(_s: &Arc<Store>, _n: &str, _o: &PullOptions) -> Result<Image, Error> {
-    Err(Error::unsupported("pull", "being built"))
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::bytes::{Buf, Bytes};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::digest::Digest;
+use crate::facts::places;
+use crate::hosts::hosts_for;
+use crate::install::Staged;
+use crate::layers::Place;
+use crate::limits;
+use crate::manifest::{Descriptor, Document, Manifest, OCI_INDEX, parse_config, select_platform};
+use crate::reference::Reference;
+use crate::registry::{BlobStream, Registry, Wanted};
+use crate::store::{Busy, Store};
+use crate::{Error, Image, Progress, PullOptions};
+
+/// Chunks between the network and the unpacker.
+const CHUNKS: usize = 16;
+/// Fetches of one layer, if the connection breaks.
+const LAYER_ATTEMPTS: u32 = 3;
+
+pub(crate) async fn pull(store: &Arc<Store>, name: &str, opts: &PullOptions) -> Result<Image, Error> {
+    let reference = Reference::parse(name)?;
+    let hosts = hosts_for(&reference.registry, opts.registry_config.as_deref())?;
+    let registry = Registry::new(hosts, &reference, opts.auth.as_ref())?;
+    let work = Work {
+        store: Arc::clone(store),
+        registry,
+        busy: Arc::new(store.busy()),
+        progress: opts.progress.clone(),
+        cancel: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+    };
+    let result = work.run(&reference).await;
+    work.tasks.close();
+    work.tasks.wait().await;
+    // What arrived before the connection broke helps the next attempt; what came with a lie goes.
+    if result.as_ref().is_err_and(|e| !e.is_retryable()) {
+        store.want_collection();
+    }
+    drop(work);
+    let store = Arc::clone(store);
+    blocking(move || store.collect()).await?;
+    result
+}
+
+struct Work {
+    store: Arc<Store>,
+    registry: Registry,
+    /// Also held by every task that may outlive a call that was dropped.
+    busy: Arc<Busy>,
+    progress: Option<Arc<dyn Progress>>,
+    cancel: CancellationToken,
+    /// Tasks on blocking threads, which cannot be stopped but end soon after their stream does.
+    tasks: TaskTracker,
+}
+
+/// One layer of the image.
+struct Layer {
+    descriptor: Descriptor,
+    place: Place,
+}
+
+impl Work {
+    async fn run(&self, reference: &Reference) -> Result<Image, Error> {
+        let wanted = match (&reference.digest, &reference.tag) {
+            (Some(digest), _) => Wanted::Digest(digest),
+            (None, tag) => Wanted::Tag(tag.as_deref().unwrap_or("latest")),
+        };
+        let (bytes, digest) = self.registry.manifest(&wanted).await?;
+        let size = bytes.len() as u64;
+        let document = Document::parse(&bytes)?;
+        let media_type = match &document {
+            Document::Manifest(manifest) => manifest.media_type.clone(),
+            Document::Index(_) => OCI_INDEX.to_owned(),
+        };
+        self.put(bytes).await?;
+        let manifest = self.image_manifest(document).await?;
+        self.layers(&manifest).await?;
+        let descriptor =
+            Descriptor { media_type, digest: digest.clone(), size, annotations: None, platform: None };
+        let mut names = vec![format!("{}@{digest}", reference.name())];
+        if reference.digest.is_none() {
+            names.insert(0, reference.stored());
+        }
+        let store = Arc::clone(&self.store);
+        blocking(move || store.register(&names, &descriptor)).await
+    }
+
+    /// The manifest for this machine.
+    async fn image_manifest(&self, document: Document) -> Result<Manifest, Error> {
+        let entries = match document {
+            Document::Manifest(manifest) => return Ok(manifest),
+            Document::Index(entries) => entries,
+        };
+        let chosen = select_platform(&entries)?;
+        let (bytes, digest) = self.registry.manifest(&Wanted::Digest(&chosen.digest)).await?;
+        if bytes.len() as u64 != chosen.size {
+            let reason = format!("it has {} bytes, the index says {}", bytes.len(), chosen.size);
+            return Err(Error::corrupt(format!("manifest {digest}"), reason));
+        }
+        let Document::Manifest(manifest) = Document::parse(&bytes)? else {
+            return Err(Error::unsupported("an index inside an index", "one level is"));
+        };
+        self.put(bytes).await?;
+        Ok(manifest)
+    }
+
+    async fn layers(&self, manifest: &Manifest) -> Result<(), Error> {
+        let config = self.config(&manifest.config).await?;
+        let checked = parse_config(&config, manifest.layers.len())?;
+        let layers = manifest.layers.iter().cloned().zip(places(&checked.diff_ids));
+        let (mut below, mut futures) = (None, Vec::new());
+        for (descriptor, place) in layers {
+            let (done, done_receiver) = watch::channel(false);
+            let under = below.replace(done_receiver);
+            futures.push(self.stoppable(Layer { descriptor, place }, under, done));
+        }
+        let results = futures_util::future::join_all(futures).await;
+        // The first real error, not one of those who were stopped because of it.
+        let mut errors: Vec<_> = results.into_iter().filter_map(Result::err).collect();
+        errors.sort_by_key(|e| matches!(e, Error::Cancelled { .. }));
+        errors.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    async fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, Error> {
+        if self.store.content.contains(&descriptor.digest) {
+            return self.store.content.read(&descriptor.digest, limits::CONFIG_BYTES);
+        }
+        let mut stream = self.registry.blob(&descriptor.digest).await?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = stream.next().await {
+            bytes.extend_from_slice(&chunk?);
+            crate::content::check_small("image configuration", &bytes, descriptor.size)?;
+        }
+        if Digest::of(&bytes) != descriptor.digest {
+            return Err(Error::corrupt("image configuration", "its bytes have another digest"));
+        }
+        self.put(bytes.clone()).await?;
+        Ok(bytes)
+    }
+
+    async fn stoppable(
+        &self,
+        layer: Layer,
+        below: Option<watch::Receiver<bool>>,
+        done: watch::Sender<bool>,
+    ) -> Result<(), Error> {
+        let result = tokio::select! {
+            // Dropping it closes the channel to its blocking task, which then ends and removes its files.
+            result = self.layer(&layer, below) => result,
+            () = self.cancel.cancelled() => Err(cancelled()),
+        };
+        match &result {
+            Ok(()) => drop(done.send_replace(true)),
+            Err(_) => self.cancel.cancel(),
+        }
+        result
+    }
+
+    async fn layer(&self, layer: &Layer, below: Option<watch::Receiver<bool>>) -> Result<(), Error> {
+        let name = layer.descriptor.digest.to_string();
+        self.progress.iter().for_each(|p| p.started(&name, layer.descriptor.size));
+        let _chain = self.store.locks.lock(&format!("chain {}", layer.place.chain_id)).await;
+        let is_placed = self.store.layers.contains(&layer.place.chain_id);
+        if !is_placed || !self.store.content.contains(&layer.descriptor.digest) {
+            let staged = self.stage(layer).await?;
+            if !is_placed {
+                if let Some(mut below) = below {
+                    below.wait_for(|done| *done).await.map_err(|_| cancelled())?;
+                }
+                let (store, place) = (Arc::clone(&self.store), layer.place.clone());
+                self.task(move || store.place(&staged, &place)).await?;
+            }
+        }
+        self.progress.iter().for_each(|p| p.finished(&name));
+        Ok(())
+    }
+
+    /// Unpacks the layer from the content store, or from the network if it is not there.
+    async fn stage(&self, layer: &Layer) -> Result<Staged, Error> {
+        let _slot = self.store.slots.acquire().await.map_err(|_| cancelled())?;
+        let _blob = self.store.locks.lock(&format!("blob {}", layer.descriptor.digest)).await;
+        if self.store.content.contains(&layer.descriptor.digest) {
+            let (store, descriptor) = (Arc::clone(&self.store), layer.descriptor.clone());
+            let diff_id = layer.place.diff_id.clone();
+            self.progress.iter().for_each(|p| p.advanced(&descriptor.digest.to_string(), descriptor.size));
+            return self.task(move || store.stage_from_blob(&descriptor, &diff_id)).await;
+        }
+        for _ in 1..LAYER_ATTEMPTS {
+            match self.fetch(layer).await {
+                Err(error) if error.is_retryable() => {
+                    tracing::debug!(layer = %layer.descriptor.digest, %error, "fetching a layer again");
+                }
+                result => return result,
+            }
+        }
+        self.fetch(layer).await
+    }
+
+    async fn fetch(&self, layer: &Layer) -> Result<Staged, Error> {
+        let stream = self.registry.blob(&layer.descriptor.digest).await?;
+        let (sender, receiver) = mpsc::channel(CHUNKS);
+        let (store, descriptor) = (Arc::clone(&self.store), layer.descriptor.clone());
+        let diff_id = layer.place.diff_id.clone();
+        let reader = ChunkReader { receiver, chunk: Bytes::new(), is_at_end: false };
+        let unpack = self.task(move || store.stage_from_stream(reader, &descriptor, &diff_id));
+        let ((), result) = tokio::join!(self.forward(stream, sender, layer), unpack);
+        result
+    }
+
+    /// Hands the blob to the unpacker. An empty chunk says that it is complete.
+    async fn forward(
+        &self,
+        mut stream: BlobStream,
+        sender: mpsc::Sender<Result<Bytes, Error>>,
+        layer: &Layer,
+    ) {
+        let (name, mut done) = (layer.descriptor.digest.to_string(), 0);
+        while let Some(chunk) = stream.next().await {
+            let is_err = chunk.is_err();
+            done += chunk.as_ref().map_or(0, |bytes| bytes.len() as u64);
+            if chunk.as_ref().is_ok_and(Bytes::is_empty) {
+                continue;
+            }
+            // A closed channel means the unpacker gave up and will say why.
+            if sender.send(chunk).await.is_err() || is_err {
+                return;
+            }
+            self.progress.iter().for_each(|p| p.advanced(&name, done));
+        }
+        if sender.send(Ok(Bytes::new())).await.is_err() {
+            tracing::debug!(layer = name, "the unpacker ended before its stream");
+        }
+    }
+
+    async fn put(&self, bytes: Vec<u8>) -> Result<Digest, Error> {
+        let store = Arc::clone(&self.store);
+        self.task(move || store.content.put(&bytes)).await
+    }
+
+    async fn task<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let busy = Arc::clone(&self.busy);
+        let task = self.tasks.spawn_blocking(move || {
+            let result = work();
+            drop(busy);
+            result
+        });
+        task.await.map_err(|_| cancelled())?
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| cancelled())?
+}
+
+fn cancelled() -> Error {
+    Error::Cancelled { operation: "the pull".into() }
+}
+
+/// The blocking end of the channel.
+struct ChunkReader {
+    receiver: mpsc::Receiver<Result<Bytes, Error>>,
+    chunk: Bytes,
+    is_at_end: bool,
+}
+
+impl Read for ChunkReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.chunk.is_empty() && !self.is_at_end && !buf.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(Ok(chunk)) => {
+                    self.is_at_end = chunk.is_empty();
+                    self.chunk = chunk;
+                }
+                Some(Err(error)) => return Err(io::Error::other(error)),
+                None => return Err(io::Error::other(cancelled())),
+            }
+        }
+        let n = self.chunk.len().min(buf.len());
+        buf[..n].copy_from_slice(&self.chunk[..n]);
+        self.chunk.advance(n);
+        Ok(n)
+    }
 }

@@ -76,6 +76,10 @@ impl<R: Read> TarStream<R> {
     }
 
     /// The next member, or `None` at the end. What is left of the current body is skipped.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the rest of a foreign enum is members, told apart later"
+    )]
     pub(crate) fn next_entry(&mut self) -> io::Result<Option<Entry>> {
         let mut overrides = self.global.clone();
         loop {
@@ -151,10 +155,9 @@ impl<R: Read> TarStream<R> {
             )));
         }
         let mut bytes = vec![0; usize::try_from(self.body).map_err(io::Error::other)?];
-        self.inner.read_exact(&mut bytes).map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => truncated(),
-            _ => e,
-        })?;
+        self.inner
+            .read_exact(&mut bytes)
+            .map_err(|e| if e.kind() == io::ErrorKind::UnexpectedEof { truncated() } else { e })?;
         self.body = 0;
         Ok(bytes)
     }
@@ -209,6 +212,7 @@ impl<R: Read> TarStream<R> {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the rest of a foreign enum is refused")]
 fn kind_of(header: &Header, link: Vec<u8>, trailing_slash: bool) -> io::Result<Kind> {
     let device = || -> io::Result<(u32, u32)> {
         // The fields are at the same place in POSIX and GNU headers.
