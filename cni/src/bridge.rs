@@ -101,7 +101,8 @@ fn link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
-/// Switches on forwarding in the calling thread's network namespace, if it is off, and says so.
+/// Switches on forwarding in the calling thread's network namespace, if it is off, and says so. With IPv6 this makes
+/// the host ignore router advertisements unless its uplink has `accept_ra=2`; that is the operator's to decide.
 pub(crate) fn ensure_forwarding(like: IpAddr) -> Result<(), BridgeError> {
     let path = if like.is_ipv4() {
         "/proc/sys/net/ipv4/ip_forward"

@@ -34,6 +34,8 @@ pub enum NetworkError {
     Broken { sandbox: String, ip: IpAddr, interface: String, problem: String },
     #[error("sandbox id {sandbox:?} is not usable: 1 to 128 letters, digits, '-', '_' or '.'")]
     SandboxId { sandbox: String },
+    #[error("sandbox {sandbox}: pod uid of {length} bytes; at most 256")]
+    PodUid { sandbox: String, length: usize },
     #[error("sandbox {sandbox}: open network namespace {path}")]
     OpenNetns {
         sandbox: String,
@@ -90,6 +92,7 @@ impl NetworkError {
                 | Self::RangeTaken { .. }
                 | Self::NoFreeRange
                 | Self::SandboxId { .. }
+                | Self::PodUid { .. }
                 | Self::HostNetns { .. }
         )
     }

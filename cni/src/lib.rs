@@ -11,6 +11,7 @@
 //! creator. The sockets are opened there and stay there, so later calls may come from any thread.
 //!
 //! It does not do: services, DNS, host ports, CNI plug-ins (the trait [`PodNetwork`] is their seam), anti-spoofing.
+//!
 //! Decisions a caller should know:
 //!
 //! - Without nftables or its NAT in the kernel, or when somebody else owns the table, pods are attached all the same and
@@ -21,7 +22,7 @@
 //! - Forwarding is switched on for the host when the first pod comes, and is left on.
 //!
 //! It cannot overrule a foreign table: where the host's own forward chain drops by default (Docker's does), pods reach
-//! each other and the node, but the outside only once that chain accepts the bridge.
+//! each other and the node, but the outside only once that chain accepts the bridge; the log names such chains when the first pod comes.
 
 mod bridge;
 mod cidr;

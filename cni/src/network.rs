@@ -78,6 +78,7 @@ impl Network {
     pub fn attach(&self, request: &Attach<'_>) -> Result<Attachment, Error> {
         let sandbox = request.sandbox;
         check_sandbox_id(sandbox)?;
+        check_pod_uid(request)?;
         let _claim = self.claim(sandbox);
         let opened = open_netns(request)?;
         let netns = match (request.netns, &opened) {
@@ -329,4 +330,12 @@ fn check_sandbox_id(sandbox: &str) -> Result<(), Error> {
     let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     let good = (1..=128).contains(&sandbox.len()) && sandbox.bytes().all(fine);
     if good { Ok(()) } else { Err(Error::SandboxId { sandbox: sandbox.chars().take(160).collect() }) }
+}
+
+/// It is kept in the lease, whose size is bounded.
+fn check_pod_uid(request: &Attach<'_>) -> Result<(), Error> {
+    match request.pod_uid.len() {
+        0..=256 => Ok(()),
+        length => Err(Error::PodUid { sandbox: request.sandbox.to_owned(), length }),
+    }
 }

@@ -38,7 +38,9 @@ impl Network {
         }
         report.deleted_interfaces =
             links.iter().map(|l| l.name.clone()).filter(|name| doomed.contains_key(name)).collect();
-        report.broken.extend(self.broken(&links, bridge));
+        report
+            .broken
+            .extend(self.broken(&links, bridge).into_iter().filter(|sandbox| !busy.contains(sandbox)));
         for (interface, ip) in &doomed {
             // What cannot be deleted now is not forgotten: the reaper goes on trying.
             self.estate.condemn(interface, *ip);

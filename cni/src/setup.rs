@@ -60,6 +60,7 @@ impl Setup {
                     tracing::warn!(reason, "pods will not reach the outside: no masquerade");
                     state.no_masquerade = Some(reason);
                 }
+                self.tell_obstacles();
                 Ok(ready)
             }
             Err(error) => {
@@ -128,6 +129,18 @@ impl Setup {
             None => host.uplink_mtu(family).map_err(|source| NetworkError::ReadHost { source })?,
         };
         Ok(Ready { bridge: link.index, mtu })
+    }
+
+    fn tell_obstacles(&self) {
+        match self.masquerade.obstacles() {
+            Ok(chains) if chains.is_empty() => {}
+            Ok(chains) => tracing::warn!(
+                ?chains,
+                bridge = self.bridge,
+                "the host drops forwarded traffic by default: pods reach the outside only if these chains accept the bridge"
+            ),
+            Err(error) => tracing::debug!(error = chain(&error), "the host's chains cannot be listed"),
+        }
     }
 
     /// A thread that panicked half-way left nothing that the next call does not make again.

@@ -203,7 +203,7 @@ fn a_namespace_can_be_named_by_path() {
 }
 
 #[test]
-fn the_hosts_own_namespace_and_odd_sandbox_ids_are_refused() {
+fn the_hosts_own_namespace_and_odd_ids_are_refused() {
     in_lab(|lab| {
         let network = lab.open();
         let own =
@@ -213,6 +213,8 @@ fn the_hosts_own_namespace_and_odd_sandbox_ids_are_refused() {
             assert!(matches!(network.attach(&Attach { sandbox, ..own }), Err(Error::SandboxId { .. })));
             assert!(matches!(network.detach(sandbox), Err(Error::SandboxId { .. })));
         }
+        let long = Attach { pod_uid: &"u".repeat(257), ..own };
+        assert!(matches!(network.attach(&long), Err(Error::PodUid { length: 257, .. })));
         assert!(lab.leases().is_empty());
         tear_down(network);
     });

@@ -16,7 +16,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::{Compare, Family};
+use super::{Compare, Family, forward};
 use crate::cidr::Cidr;
 use crate::netlink::{Batch, NetlinkError, Socket};
 
@@ -90,6 +90,12 @@ impl Masquerade {
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Foreign chains that drop by default what pods send to the outside, unless a rule of theirs accepts it.
+    pub(crate) fn obstacles(&self) -> Result<Vec<String>, NetlinkError> {
+        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        socket.as_mut().map_or(Ok(Vec::new()), |socket| forward::dropping_chains(socket, self.family()))
     }
 
     fn transact(&self, batch: &Batch, tolerated: &[i32]) -> Result<(), NetlinkError> {
