@@ -1,4 +1,5 @@
 //! Runs the embedded image as a process of its own and as the first process of a pid namespace.
+#![allow(clippy::unwrap_used, reason = "a test's functions may fail it")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -13,7 +13,7 @@ use crate::sys;
 
 /// Why something could not be done to a cgroup.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum CgroupError {
     #[error("reading /proc/self/mountinfo")]
     Mounts { source: io::Error },
     #[error("no cgroup hierarchy is mounted")]
@@ -33,10 +33,10 @@ pub(crate) enum Error {
 pub(crate) struct CgroupPath(String);
 
 impl CgroupPath {
-    pub(crate) fn parse(path: &str) -> Result<Self, Error> {
+    pub(crate) fn parse(path: &str) -> Result<Self, CgroupError> {
         let relative = path.strip_prefix('/').unwrap_or_default();
         let fine = relative.split('/').all(|name| !matches!(name, "" | "." | "..")) && path.len() < 4096;
-        if fine { Ok(Self(path.to_owned())) } else { Err(Error::Path { path: path.to_owned() }) }
+        if fine { Ok(Self(path.to_owned())) } else { Err(CgroupError::Path { path: path.to_owned() }) }
     }
 
     fn below(&self, mount: &Path) -> PathBuf {
@@ -60,24 +60,31 @@ pub(crate) struct Hierarchies {
 }
 
 impl Hierarchies {
-    pub(crate) fn detect() -> Result<Self, Error> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|source| Error::Mounts { source })?;
+    pub(crate) fn detect() -> Result<Self, CgroupError> {
+        let mounts =
+            fs::read_to_string("/proc/self/mountinfo").map_err(|source| CgroupError::Mounts { source })?;
         let found = Self::from_mountinfo(&mounts);
-        if found.legacy.is_empty() && found.unified.is_none() { Err(Error::NoHierarchy) } else { Ok(found) }
+        if found.legacy.is_empty() && found.unified.is_none() {
+            Err(CgroupError::NoHierarchy)
+        } else {
+            Ok(found)
+        }
     }
 
     fn from_mountinfo(mounts: &str) -> Self {
         let mut found = Self { legacy: Vec::new(), unified: None };
         for line in mounts.lines() {
             let Some((left, right)) = line.split_once(" - ") else { continue };
-            let (Some(mount), mut right) = (left.split(' ').nth(4).map(PathBuf::from), right.split(' ')) else {
+            let (Some(mount), mut right) = (left.split(' ').nth(4).map(PathBuf::from), right.split(' '))
+            else {
                 continue;
             };
             match (right.next(), right.nth(1)) {
                 (Some("cgroup2"), _) if found.unified.is_none() => found.unified = Some(mount),
                 (Some("cgroup"), Some(options)) => {
                     let general = ["rw", "ro", "xattr", "noprefix", "clone_children"];
-                    let wanted = |option: &&str| !general.contains(option) && !option.starts_with("release_agent=");
+                    let wanted =
+                        |option: &&str| !general.contains(option) && !option.starts_with("release_agent=");
                     let controllers = options.split(',').filter(wanted).collect::<Vec<_>>().join(",");
                     if found.legacy.iter().all(|other| other.controllers != controllers) {
                         found.legacy.push(Legacy { mount, controllers });
@@ -117,7 +124,7 @@ impl Hierarchies {
     }
 
     /// Moves a process into the path in every hierarchy where it is somewhere else.
-    pub(crate) fn join(&self, path: &CgroupPath, pid: i32) -> Result<(), Error> {
+    pub(crate) fn join(&self, path: &CgroupPath, pid: i32) -> Result<(), CgroupError> {
         let present = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
         let is_there = |controllers: &str| {
             present.lines().any(|line| {
@@ -137,7 +144,7 @@ impl Hierarchies {
     }
 
     /// Moves a process into the cgroup, but in the tracking hierarchy into the group `name` below it.
-    pub(crate) fn join_below(&self, path: &CgroupPath, name: &str, pid: i32) -> Result<(), Error> {
+    pub(crate) fn join_below(&self, path: &CgroupPath, name: &str, pid: i32) -> Result<(), CgroupError> {
         let tracking = self.tracking(path);
         for directory in self.directories(path) {
             if tracking.as_ref() == Some(&directory) {
@@ -178,7 +185,7 @@ impl Hierarchies {
     }
 
     /// Removes the cgroup and the groups below it. False: something still lives there.
-    pub(crate) fn remove(&self, path: &CgroupPath) -> Result<bool, Error> {
+    pub(crate) fn remove(&self, path: &CgroupPath) -> Result<bool, CgroupError> {
         let mut gone = true;
         for directory in self.directories(path) {
             gone &= remove_tree(&directory)?;
@@ -201,21 +208,24 @@ impl Hierarchies {
 }
 
 /// Creates the directory if need be and moves the process into it.
-pub(crate) fn join_directory(directory: &Path, pid: i32) -> Result<(), Error> {
+pub(crate) fn join_directory(directory: &Path, pid: i32) -> Result<(), CgroupError> {
     create(directory)?;
-    write_file(&directory.join("cgroup.procs"), &pid.to_string())
-        .map_err(|source| Error::Join { path: directory.to_owned(), pid, source })
+    write_file(&directory.join("cgroup.procs"), &pid.to_string()).map_err(|source| CgroupError::Join {
+        path: directory.to_owned(),
+        pid,
+        source,
+    })
 }
 
 /// Creates a cgroup directory and those above it. A v1 cpuset is born without processors, so it gets its parent's.
-fn create(directory: &Path) -> Result<(), Error> {
+fn create(directory: &Path) -> Result<(), CgroupError> {
     if directory.is_dir() {
         return Ok(());
     }
     if let Some(parent) = directory.parent() {
         create(parent)?;
     }
-    let failed = |source| Error::Create { path: directory.to_owned(), source };
+    let failed = |source| CgroupError::Create { path: directory.to_owned(), source };
     match fs::create_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         other => other.map_err(failed)?,
@@ -249,7 +259,9 @@ pub(crate) fn kill_tree(directory: &Path) {
         collect_processes(directory, &mut left);
         for pid in &left {
             // A failure means that it has ended by itself.
-            sys::open_process(*pid).and_then(|process| sys::signal(&process, libc::SIGKILL)).unwrap_or_default();
+            sys::open_process(*pid)
+                .and_then(|process| sys::signal(&process, libc::SIGKILL))
+                .unwrap_or_default();
         }
         freeze(directory, Freeze::Thawed);
         if left.is_empty() {
@@ -305,7 +317,7 @@ fn collect_processes(directory: &Path, found: &mut Vec<i32>) {
 }
 
 /// Removes the directory and those below it. False: something still lives there.
-pub(crate) fn remove_tree(directory: &Path) -> Result<bool, Error> {
+pub(crate) fn remove_tree(directory: &Path) -> Result<bool, CgroupError> {
     let mut gone = true;
     for below in subdirectories(directory) {
         gone &= remove_tree(&below)?;
@@ -314,7 +326,7 @@ pub(crate) fn remove_tree(directory: &Path) -> Result<bool, Error> {
         Ok(()) => Ok(gone),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(gone),
         Err(error) if [Some(libc::EBUSY), Some(libc::ENOTEMPTY)].contains(&error.raw_os_error()) => Ok(false),
-        Err(source) => Err(Error::Remove { path: directory.to_owned(), source }),
+        Err(source) => Err(CgroupError::Remove { path: directory.to_owned(), source }),
     }
 }
 

@@ -112,11 +112,10 @@ impl Container {
     /// A failure with everything that is known of its cause.
     pub(crate) fn explain(&mut self, what: &str) -> String {
         let mut text = what.to_owned();
-        for more in [self.failed.take(), Some(std::mem::take(&mut self.detail)).filter(|text| !text.is_empty())] {
-            if let Some(more) = more {
-                text.push_str(": ");
-                text.push_str(&more);
-            }
+        let detail = Some(std::mem::take(&mut self.detail)).filter(|text| !text.is_empty());
+        for more in self.failed.take().into_iter().chain(detail) {
+            text.push_str(": ");
+            text.push_str(&more);
         }
         text
     }

@@ -14,7 +14,7 @@ use crate::sys;
 
 /// Why a filter could not be put in place.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum DeviceError {
     #[error("device rule with access {access:?}: only r, w and m exist")]
     Access { access: String },
     #[error("device rule with number {number}: out of range")]
@@ -57,14 +57,14 @@ const ALWAYS: [(Option<i32>, Option<i32>, i32); 11] = [
 ];
 
 /// Puts the rules in force for the cgroup whose directory is `path`.
-pub(crate) fn attach(path: &Path, devices: &[LinuxDeviceCgroup]) -> Result<(), Error> {
+pub(crate) fn attach(path: &Path, devices: &[LinuxDeviceCgroup]) -> Result<(), DeviceError> {
     let program = encode(&rules(devices)?);
     let attach = || sys::attach_device_program(std::fs::File::open(path)?.as_fd(), &program);
-    attach().map_err(|source| Error::Attach { path: path.to_owned(), source })
+    attach().map_err(|source| DeviceError::Attach { path: path.to_owned(), source })
 }
 
 /// Checks the rules and adds what is always allowed.
-pub(crate) fn rules(devices: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>, Error> {
+pub(crate) fn rules(devices: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>, DeviceError> {
     let mut rules = devices.iter().map(rule).collect::<Result<Vec<_>, _>>()?;
     for (major, minor, access) in ALWAYS {
         rules.push(Rule { allow: true, kind: Some(CHARACTER), major, minor, access });
@@ -73,7 +73,7 @@ pub(crate) fn rules(devices: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>, Error> {
     Ok(rules)
 }
 
-fn rule(device: &LinuxDeviceCgroup) -> Result<Rule, Error> {
+fn rule(device: &LinuxDeviceCgroup) -> Result<Rule, DeviceError> {
     let kind = match device.typ() {
         None | Some(LinuxDeviceType::A) => None,
         Some(LinuxDeviceType::B) => Some(BLOCK),
@@ -87,7 +87,7 @@ fn rule(device: &LinuxDeviceCgroup) -> Result<Rule, Error> {
             .ok()
             .filter(|number| *number >= 0)
             .map(Some)
-            .ok_or(Error::Number { number }),
+            .ok_or(DeviceError::Number { number }),
     };
     let letters = device.access().as_deref().unwrap_or("rwm");
     let mut access = 0;
@@ -96,10 +96,16 @@ fn rule(device: &LinuxDeviceCgroup) -> Result<Rule, Error> {
             'r' => READ,
             'w' => WRITE,
             'm' => MKNOD,
-            _ => return Err(Error::Access { access: letters.to_owned() }),
+            _ => return Err(DeviceError::Access { access: letters.to_owned() }),
         };
     }
-    Ok(Rule { allow: device.allow(), kind, major: number(device.major())?, minor: number(device.minor())?, access })
+    Ok(Rule {
+        allow: device.allow(),
+        kind,
+        major: number(device.major())?,
+        minor: number(device.minor())?,
+        access,
+    })
 }
 
 // Registers: 1 is the context at the start; afterwards 2 holds the type, 3 the kinds of access not decided yet, 4 and 5
@@ -140,10 +146,7 @@ pub(crate) fn encode(rules: &[Rule]) -> Vec<u64> {
 }
 
 fn encode_rule(rule: &Rule, program: &mut Vec<u64>) {
-    let verdict = [
-        instruction(SET, 0, 0, 0, i32::from(rule.allow)),
-        instruction(EXIT, 0, 0, 0, 0),
-    ];
+    let verdict = [instruction(SET, 0, 0, 0, i32::from(rule.allow)), instruction(EXIT, 0, 0, 0, 0)];
     let decision = if rule.allow {
         // What this rule allows needs no further rule; nothing left means allowed.
         vec![instruction(AND, 3, 0, 0, !rule.access), instruction(JUMP_IF_NOT_EQUAL, 3, 0, 2, 0)]
@@ -176,14 +179,17 @@ mod tests {
     }
 
     /// Interprets the instructions that `encode` uses.
+    #[allow(clippy::cast_possible_truncation)]
     fn run(program: &[u64], kind: i32, access: i32, (major, minor): (i32, i32)) -> bool {
-        let context = [(access << 16 | kind) as u32 as u64, major as u64, minor as u64];
+        let context = [access << 16 | kind, major, minor].map(|word| u64::from(word.cast_unsigned()));
         let mut registers = [0u64; 7];
         let mut at = 0usize;
         loop {
             let word = program[at];
-            let (code, to, from) = ((word & 0xff) as u8, (word >> 8 & 15) as usize, (word >> 12 & 15) as usize);
-            let (offset, immediate) = ((word >> 16 & 0xffff) as usize, (word >> 32) as u32 as i32 as i64 as u64);
+            let (code, to, from) =
+                ((word & 0xff) as u8, (word >> 8 & 15) as usize, (word >> 12 & 15) as usize);
+            let (offset, immediate) =
+                ((word >> 16 & 0xffff) as usize, i64::from((word >> 32) as i32).cast_unsigned());
             at += 1;
             match code {
                 LOAD_WORD => registers[to] = context[offset / 4],
@@ -252,7 +258,7 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         let rules = |json: &str| rules(&serde_json::from_str::<Vec<LinuxDeviceCgroup>>(json).unwrap());
-        assert!(matches!(rules(r#"[{"allow":true,"access":"x"}]"#), Err(Error::Access { .. })));
-        assert!(matches!(rules(r#"[{"allow":true,"major":-2}]"#), Err(Error::Number { .. })));
+        assert!(matches!(rules(r#"[{"allow":true,"access":"x"}]"#), Err(DeviceError::Access { .. })));
+        assert!(matches!(rules(r#"[{"allow":true,"major":-2}]"#), Err(DeviceError::Number { .. })));
     }
 }

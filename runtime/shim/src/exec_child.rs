@@ -42,7 +42,7 @@ enum Error {
     #[error("parsing process file {}", path.display())]
     Parse { path: PathBuf, source: serde_json::Error },
     #[error("joining the container's cgroup")]
-    Cgroup { source: cgroup::Error },
+    Cgroup { source: cgroup::CgroupError },
     #[error("looking at the container's namespaces")]
     Namespaces { source: io::Error },
     #[error("entering the container: {step}")]
@@ -92,12 +92,14 @@ fn stage_one(job: Job<'_>, report: &OwnedFd) -> Result<std::convert::Infallible,
     let spaces = different_namespaces(job.init).map_err(|source| Error::Namespaces { source })?;
     let own = std::process::id().cast_signed();
     job.hierarchies.join_below(job.cgroup, job.group, own).map_err(|source| Error::Cgroup { source })?;
-    let inherited = || fs::read_to_string(format!("/proc/{}/oom_score_adj", job.init)).ok()?.trim().parse().ok();
+    let inherited =
+        || fs::read_to_string(format!("/proc/{}/oom_score_adj", job.init)).ok()?.trim().parse().ok();
     if let Some(value) = process.oom_score_adj().or_else(inherited) {
         // Refused only when it would make the process safer than we may.
         set_oom_score_adj(value).unwrap_or_default();
     }
-    let root = File::open(format!("/proc/{}/root", job.init)).map_err(|source| Error::Namespaces { source })?;
+    let root =
+        File::open(format!("/proc/{}/root", job.init)).map_err(|source| Error::Namespaces { source })?;
     let init = sys::adopt(INIT);
     nix::sched::setns(&init, spaces).map_err(|source| Error::Enter { step: "setns", source })?;
     drop(init);
@@ -142,7 +144,9 @@ fn different_namespaces(pid: i32) -> io::Result<CloneFlags> {
     ];
     let mut different = CloneFlags::empty();
     for (name, flag) in kinds {
-        let identity = |whose: &str| fs::metadata(format!("/proc/{whose}/ns/{name}")).map(|file| (file.dev(), file.ino()));
+        let identity = |whose: &str| {
+            fs::metadata(format!("/proc/{whose}/ns/{name}")).map(|file| (file.dev(), file.ino()))
+        };
         match (identity("self"), identity(&pid.to_string())) {
             (Ok(own), Ok(other)) if own != other => different |= flag,
             (Ok(_), Ok(_)) => {}

@@ -80,10 +80,14 @@ impl Supervisor {
 
     pub(crate) fn on_exec(&mut self, waiter: Waiter, wanted: &Wanted, descriptors: Vec<OwnedFd>) {
         let Ok(stdio) = <[OwnedFd; 3]>::try_from(descriptors) else {
-            return self.reply(waiter, failure(ErrorCode::BadRequest, "exec: three descriptors have to come along"));
+            return self
+                .reply(waiter, failure(ErrorCode::BadRequest, "exec: three descriptors have to come along"));
         };
         if !is_name(&wanted.exec) || !Path::new(&wanted.process).is_absolute() {
-            return self.reply(waiter, failure(ErrorCode::BadRequest, "exec: the id or the process file is not acceptable"));
+            return self.reply(
+                waiter,
+                failure(ErrorCode::BadRequest, "exec: the id or the process file is not acceptable"),
+            );
         }
         let container = match self.in_phase(&wanted.container, &[Phase::Running]) {
             Ok(container) => container.key,
@@ -118,9 +122,7 @@ impl Supervisor {
             hierarchies: &self.settings.hierarchies,
         };
         let pid = match sys::fork()? {
-            Fork::Child => {
-                exec_child::run(job, [&stdio[0], &stdio[1], &stdio[2], &init.pidfd], &theirs)
-            }
+            Fork::Child => exec_child::run(job, [&stdio[0], &stdio[1], &stdio[2], &init.pidfd], &theirs),
             Fork::Parent(pid) => pid,
         };
         drop(theirs);
@@ -218,11 +220,17 @@ impl Supervisor {
             (None, None, Some(ended)) => Ok(Answer::ExecDone { exit_code: ended.code, timed_out: false }),
             (None, None, None) => failure(ErrorCode::Internal, "exec: ended before there was a process"),
         };
-        if let Some(directory) = &exec.tracking {
-            // Busy: leftovers live on, and the container's removal will get them.
-            cgroup::remove_tree(directory).map(drop).unwrap_or_default();
-        }
+        self.lingering.extend(exec.tracking.map(|directory| (exec.container, directory)));
+        self.sweep_lingering();
         self.reply_all(exec.waiters, &result);
+    }
+
+    /// Removes the tracking groups that have become empty. What stays busy goes with its container.
+    pub(crate) fn sweep_lingering(&mut self) {
+        const MOST: usize = 256;
+        self.lingering.retain(|(_, directory)| !matches!(cgroup::remove_tree(directory), Ok(true)));
+        let excess = self.lingering.len().saturating_sub(MOST);
+        self.lingering.drain(..excess);
     }
 
     pub(crate) fn on_exec_time(&mut self, key: u32, now: Instant) {
@@ -234,7 +242,8 @@ impl Supervisor {
         }
         exec.timed_out |= exec.deadline.is_some_and(|deadline| deadline <= now);
         let again = Some(now + KILL_AGAIN);
-        (exec.deadline, exec.setup_deadline) = if hangs { (exec.deadline, again) } else { (again, exec.setup_deadline) };
+        (exec.deadline, exec.setup_deadline) =
+            if hangs { (exec.deadline, again) } else { (again, exec.setup_deadline) };
         self.kill_exec(at);
     }
 

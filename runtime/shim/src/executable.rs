@@ -20,7 +20,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// Why the program does not run. The texts are the ones people know from other runtimes.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum ExecutableError {
     #[error("no program is given")]
     NoProgram,
     #[error("exec: an argument or a variable of the environment holds a zero byte")]
@@ -29,7 +29,9 @@ pub(crate) enum Error {
     NotInPath { program: String, path: String },
     #[error("exec: {program:?}: no such file or directory")]
     Missing { program: String },
-    #[error("exec: {file:?}: no such file or directory: the file is there, but its interpreter or loader is not")]
+    #[error(
+        "exec: {file:?}: no such file or directory: the file is there, but its interpreter or loader is not"
+    )]
     NoInterpreter { file: String },
     #[error("exec: {file:?}: permission denied")]
     Denied { file: String },
@@ -42,16 +44,18 @@ pub(crate) enum Error {
 }
 
 /// Executes `arguments`. The environment is passed as it is.
-pub(crate) fn execute(arguments: &[String], environment: &[String]) -> Result<Infallible, Error> {
-    let program = arguments.first().filter(|program| !program.is_empty()).ok_or(Error::NoProgram)?;
-    let strings = |list: &[String]| list.iter().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, _>>();
+pub(crate) fn execute(arguments: &[String], environment: &[String]) -> Result<Infallible, ExecutableError> {
+    let program =
+        arguments.first().filter(|program| !program.is_empty()).ok_or(ExecutableError::NoProgram)?;
+    let strings =
+        |list: &[String]| list.iter().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, _>>();
     let call = Call {
-        arguments: strings(arguments).map_err(|_| Error::ZeroByte)?,
-        environment: strings(environment).map_err(|_| Error::ZeroByte)?,
+        arguments: strings(arguments).map_err(|_| ExecutableError::ZeroByte)?,
+        environment: strings(environment).map_err(|_| ExecutableError::ZeroByte)?,
     };
     sys::default_signals();
     if program.contains('/') {
-        return Err(call.attempt(program).unwrap_or(Error::Missing { program: program.clone() }));
+        return Err(call.attempt(program).unwrap_or(ExecutableError::Missing { program: program.clone() }));
     }
     let path = environment.iter().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
     let mut worst = None;
@@ -59,12 +63,12 @@ pub(crate) fn execute(arguments: &[String], environment: &[String]) -> Result<In
         let directory = if directory.is_empty() { "." } else { directory };
         match call.attempt(&format!("{directory}/{program}")) {
             // A directory one may not look into does not end the search.
-            Some(denied @ Error::Denied { .. }) => worst = Some(denied),
+            Some(denied @ ExecutableError::Denied { .. }) => worst = Some(denied),
             Some(error) => return Err(error),
             None => {}
         }
     }
-    Err(worst.unwrap_or(Error::NotInPath { program: program.clone(), path: path.to_owned() }))
+    Err(worst.unwrap_or(ExecutableError::NotInPath { program: program.clone(), path: path.to_owned() }))
 }
 
 struct Call {
@@ -74,19 +78,23 @@ struct Call {
 
 impl Call {
     /// Returns only when it failed. None: there is no such file.
-    fn attempt(&self, file: &str) -> Option<Error> {
+    fn attempt(&self, file: &str) -> Option<ExecutableError> {
         let file = file.to_owned();
-        let Ok(name) = CString::new(file.as_str()) else { return Some(Error::ZeroByte) };
+        let Ok(name) = CString::new(file.as_str()) else { return Some(ExecutableError::ZeroByte) };
         if is_supervisor(Path::new(&file)) {
-            return Some(Error::Supervisor { file });
+            return Some(ExecutableError::Supervisor { file });
         }
         let Err(errno) = nix::unistd::execve(&name, &self.arguments, &self.environment);
-        match errno {
-            Errno::ENOENT if fs::metadata(&file).is_ok() => Some(Error::NoInterpreter { file }),
-            Errno::ENOENT | Errno::ENOTDIR => None,
-            Errno::EACCES | Errno::EPERM => Some(Error::Denied { file }),
-            Errno::ENOEXEC => Some(Error::Format { file }),
-            source => Some(Error::Other { file, source }),
+        if errno == Errno::ENOENT && fs::metadata(&file).is_ok() {
+            Some(ExecutableError::NoInterpreter { file })
+        } else if [Errno::ENOENT, Errno::ENOTDIR].contains(&errno) {
+            None
+        } else if [Errno::EACCES, Errno::EPERM].contains(&errno) {
+            Some(ExecutableError::Denied { file })
+        } else if errno == Errno::ENOEXEC {
+            Some(ExecutableError::Format { file })
+        } else {
+            Some(ExecutableError::Other { file, source: errno })
         }
     }
 }

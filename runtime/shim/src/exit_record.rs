@@ -11,7 +11,7 @@ use pintle_shim_protocol::ExitRecord;
 
 /// Why the record is not on disk.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum RecordError {
     #[error("encoding an exit record")]
     Encode { source: serde_json::Error },
     #[error("writing exit record {}", path.display())]
@@ -19,8 +19,8 @@ pub(crate) enum Error {
 }
 
 /// Writes the record: temporary file, fsync, rename.
-pub(crate) fn write(bundle: &Path, record: &ExitRecord) -> Result<(), Error> {
-    let bytes = serde_json::to_vec(record).map_err(|source| Error::Encode { source })?;
+pub(crate) fn write(bundle: &Path, record: &ExitRecord) -> Result<(), RecordError> {
+    let bytes = serde_json::to_vec(record).map_err(|source| RecordError::Encode { source })?;
     let (temporary, path) = (bundle.join(".exit.json.tmp"), bundle.join(ExitRecord::FILE));
     let store = || {
         let mut options = OpenOptions::new();
@@ -30,5 +30,5 @@ pub(crate) fn write(bundle: &Path, record: &ExitRecord) -> Result<(), Error> {
         file.sync_all()?;
         fs::rename(&temporary, &path)
     };
-    store().map_err(|source| Error::Write { path: path.clone(), source })
+    store().map_err(|source| RecordError::Write { path: path.clone(), source })
 }

@@ -48,9 +48,9 @@ enum Error {
     #[error("libcontainer named no process")]
     NoProcess,
     #[error("the container's cgroup")]
-    Cgroup { source: cgroup::Error },
+    Cgroup { source: cgroup::CgroupError },
     #[error("the container's devices")]
-    Devices { source: device_filter::Error },
+    Devices { source: device_filter::DeviceError },
 }
 
 /// What to make.
@@ -130,7 +130,8 @@ impl Plan {
         if !hierarchies.is_v2() && spec.mounts().iter().flatten().any(is_cgroup) {
             return refused("mounts", "a cgroup mount on a cgroup v1 host would be writable");
         }
-        let Some(devices) = linux.resources().as_ref().and_then(|resources| resources.devices().clone()) else {
+        let Some(devices) = linux.resources().as_ref().and_then(|resources| resources.devices().clone())
+        else {
             return refused("linux.resources.devices", "missing: every device would be allowed");
         };
         let Some(cgroup_text) = linux.cgroups_path().as_ref().and_then(|path| path.to_str()) else {
@@ -211,7 +212,9 @@ impl Executor for Program {
         let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
         let arguments = process.args().clone().unwrap_or_default();
         let mut environment = process.env().clone().unwrap_or_default();
-        if let Some(home) = self.home.get().filter(|_| !environment.iter().any(|entry| entry.starts_with("HOME="))) {
+        if let Some(home) =
+            self.home.get().filter(|_| !environment.iter().any(|entry| entry.starts_with("HOME=")))
+        {
             environment.push(format!("HOME={home}"));
         }
         if let Err(error) = make_null_writable() {

@@ -3,7 +3,7 @@
 //! In: requests, reports of forked processes, ends of processes, time. Out: forked helpers, answers, exit records, events.
 //! Every step that can hang has a deadline; what it leaves behind is killed by cgroup and reaped.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::cgroup::CgroupPath;
 use crate::clock;
-use crate::container::{Container, Phase, Removal, Running};
+use crate::container::{Container, Phase, Running};
 use crate::exit_record;
 use crate::helper::{self, STATE};
 use crate::journal;
@@ -26,12 +26,10 @@ use crate::requests::is_name;
 use crate::supervisor::{Kind, Supervisor, Waiter, failure};
 use crate::sys::{self, Fork};
 
-/// How long a removal tries.
-const REMOVAL: Duration = Duration::from_secs(10);
 /// How much is pumped per stream before others have their turn.
 const READS_PER_TURN: usize = 8;
 /// What is surely more than a pipe holds.
-const READS_AT_END: usize = 64;
+pub(crate) const READS_AT_END: usize = 64;
 /// cgroup v1 tells of memory running out before it kills.
 const MEMORY_CHECKS: u32 = 20;
 const MEMORY_CHECK_PAUSE: Duration = Duration::from_millis(10);
@@ -40,7 +38,7 @@ const MEMORY_CHECK_PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("the container's log")]
-    Log { source: logs::Error },
+    Log { source: logs::LogError },
     #[error("{step}")]
     Io { step: &'static str, source: io::Error },
 }
@@ -82,17 +80,23 @@ impl Stdio {
         } else {
             (null().map_err(io_error("opening /dev/null"))?, None)
         };
-        Ok(Self { theirs: [stdin, stdout, stderr], stdin: to_stdin, log, streams: [from_stdout, from_stderr] })
+        Ok(Self {
+            theirs: [stdin, stdout, stderr],
+            stdin: to_stdin,
+            log,
+            streams: [from_stdout, from_stderr],
+        })
     }
 }
 
 impl Supervisor {
-    fn position(&self, key: u32) -> Option<usize> {
+    pub(crate) fn position(&self, key: u32) -> Option<usize> {
         self.containers.iter().position(|container| container.key == key)
     }
 
     pub(crate) fn helper_of(&self, pid: i32) -> Option<u32> {
-        let is_it = |container: &&Container| container.helper.as_ref().is_some_and(|helper| helper.pid == pid);
+        let is_it =
+            |container: &&Container| container.helper.as_ref().is_some_and(|helper| helper.pid == pid);
         self.containers.iter().find(is_it).map(|container| container.key)
     }
 
@@ -103,21 +107,25 @@ impl Supervisor {
 
     /// Whether a forked process may yet tell of a child that is not known.
     pub(crate) fn is_forking(&self) -> bool {
-        self.containers.iter().any(|container| container.helper.is_some()) || self.execs.iter().any(|exec| exec.is_setting_up())
+        self.containers.iter().any(|container| container.helper.is_some())
+            || self.execs.iter().any(|exec| exec.is_setting_up())
     }
 
     pub(crate) fn on_create(&mut self, waiter: Waiter, create: &CreateContainer) {
         let bundle = PathBuf::from(&create.bundle);
         if !is_name(&create.container) || !bundle.is_absolute() || self.shutdown.is_some() {
-            let reason = "create: the container's id or bundle is not acceptable, or the supervisor is ending";
+            let reason =
+                "create: the container's id or bundle is not acceptable, or the supervisor is ending";
             return self.reply(waiter, failure(ErrorCode::BadRequest, reason));
         }
-        if let Some(container) = self.containers.iter_mut().find(|container| container.id == create.container) {
+        if let Some(container) = self.containers.iter_mut().find(|container| container.id == create.container)
+        {
             if container.phase == Phase::Creating && container.removal.is_none() {
                 return container.waiters.push(waiter);
             }
             let pid = container.init.as_ref().filter(|_| container.removal.is_none()).map(|init| init.pid);
-            let ended = || failure(ErrorCode::WrongState, format!("container {} has ended", create.container));
+            let ended =
+                || failure(ErrorCode::WrongState, format!("container {} has ended", create.container));
             return self.reply(waiter, pid.map_or_else(ended, |pid| Ok(Answer::Created { pid })));
         }
         self.idle_until = None;
@@ -126,7 +134,8 @@ impl Supervisor {
                 container.waiters.push(waiter);
                 self.containers.push(container);
             }
-            Err(error) => self.reply(waiter, failure(ErrorCode::Internal, format!("create: {}", journal::chain(&error)))),
+            Err(error) => self
+                .reply(waiter, failure(ErrorCode::Internal, format!("create: {}", journal::chain(&error)))),
         }
     }
 
@@ -231,12 +240,15 @@ impl Supervisor {
         self.on_report(key);
         let container = &mut self.containers[at];
         let adopted = match container.announced {
-            Some(pid) => sys::open_process(pid).map(|pidfd| Running { pid, pidfd }).map_err(|error| error.to_string()),
+            Some(pid) => {
+                sys::open_process(pid).map(|pidfd| Running { pid, pidfd }).map_err(|error| error.to_string())
+            }
             None => Err("the helper ended without a container".to_owned()),
         };
         match adopted {
             Ok(init) if container.removal.is_none() => self.finish_create(at, init),
             Ok(init) => container.init = Some(init),
+            Err(_) if container.removal.is_some() => self.retry_removal(key, Instant::now()),
             Err(reason) => self.fail_create(at, &reason),
         }
     }
@@ -246,7 +258,8 @@ impl Supervisor {
         if let Err(error) = self.watch(&init.pidfd, Kind::Init, key) {
             journal::note(&format!("watching process {}: {error}", init.pid));
         }
-        let noticed = self.containers[at].cgroup.as_ref().map(|cgroup| oom::watch(&self.settings.hierarchies, cgroup));
+        let noticed =
+            self.containers[at].cgroup.as_ref().map(|cgroup| oom::watch(&self.settings.hierarchies, cgroup));
         let memory = match noticed {
             Some(Ok(notices)) => Some(notices),
             Some(Err(error)) => {
@@ -325,7 +338,7 @@ impl Supervisor {
         self.pump(at, which, READS_PER_TURN);
     }
 
-    fn pump(&mut self, at: usize, which: usize, reads: usize) {
+    pub(crate) fn pump(&mut self, at: usize, which: usize, reads: usize) {
         let container = &mut self.containers[at];
         let (Some(stream), Some(log)) = (&mut container.streams[which], &mut container.log) else { return };
         if stream.pump(log, &mut self.buffers, reads) == Pumped::End {
@@ -431,7 +444,8 @@ impl Supervisor {
         let seconds = self.settings.helper_timeout.as_secs_f32();
         let container = &mut self.containers[at];
         container.deadline = None;
-        let text = container.explain(&format!("{:?} took longer than {seconds} s and was ended", container.phase));
+        let text =
+            container.explain(&format!("{:?} took longer than {seconds} s and was ended", container.phase));
         let id = container.id.clone();
         journal::note(&format!("container {id}: {text}"));
         let waiters = std::mem::take(&mut container.waiters);
@@ -443,102 +457,18 @@ impl Supervisor {
             self.kill_everything(at);
         }
     }
-
-    fn kill_everything(&mut self, at: usize) {
-        let container = &self.containers[at];
-        if let Some(cgroup) = &container.cgroup {
-            self.settings.hierarchies.kill(cgroup);
-        }
-        for process in container.helper.iter().chain(&container.init) {
-            // A failure means that it has ended by itself.
-            sys::signal(&process.pidfd, libc::SIGKILL).unwrap_or_default();
-        }
-    }
-
-    pub(crate) fn on_remove(&mut self, waiter: Waiter, id: &str) {
-        if self.containers.iter().any(|container| container.id == id) {
-            self.begin_removal(id, Some(waiter));
-        } else {
-            self.reply(waiter, Ok(Answer::Done));
-        }
-    }
-
-    /// Starts to kill what is left and to remove every trace; tried again until it is done.
-    pub(crate) fn begin_removal(&mut self, id: &str, waiter: Option<Waiter>) {
-        let Some(container) = self.containers.iter_mut().find(|container| container.id == id) else { return };
-        let now = Instant::now();
-        let new = || Removal { waiters: Vec::new(), tries: 0, next_try: now, give_up: now + REMOVAL };
-        container.removal.get_or_insert_with(new).waiters.extend(waiter);
-        container.deadline = None;
-        let key = container.key;
-        let cut_off = std::mem::take(&mut container.waiters);
-        self.reply_all(cut_off, &failure(ErrorCode::WrongState, "the container is being removed"));
-        self.retry_removal(key, now);
-    }
-
-    fn retry_removal(&mut self, key: u32, now: Instant) {
-        let Some(at) = self.position(key) else { return };
-        if self.containers[at].removal.is_none() {
-            return;
-        }
-        self.kill_everything(at);
-        self.kill_execs_of(key);
-        let alive = self.containers[at].helper.is_some() || self.containers[at].init.is_some() || self.has_execs(key);
-        let outcome = match &self.containers[at].cgroup {
-            _ if alive => Ok(false),
-            None => Ok(true),
-            Some(cgroup) => self.settings.hierarchies.remove(cgroup),
-        };
-        let left = match outcome {
-            Ok(true) => return self.finish_removal(at),
-            Ok(false) => "processes of the container are left".to_owned(),
-            Err(error) => journal::chain(&error),
-        };
-        let Some(removal) = &mut self.containers[at].removal else { return };
-        removal.tries += 1;
-        removal.next_try = now + Duration::from_millis(u64::from(removal.tries.min(50)));
-        if removal.give_up <= now {
-            // Whoever asks again makes it be tried again.
-            let waiters = std::mem::take(&mut removal.waiters);
-            let id = self.containers[at].id.clone();
-            journal::note(&format!("container {id}: removal: {left}"));
-            self.containers[at].removal = None;
-            let stillborn = self.containers[at].stillborn.take();
-            self.reply_all(waiters, &failure(ErrorCode::Internal, format!("remove: {left}")));
-            self.tell_stillborn(stillborn);
-        }
-    }
-
-    fn finish_removal(&mut self, at: usize) {
-        for which in 0..2 {
-            self.pump(at, which, READS_AT_END);
-        }
-        let container = self.containers.remove(at);
-        let state = container.bundle.join(STATE);
-        let result = match fs::remove_dir_all(&state) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                failure(ErrorCode::Internal, format!("remove: {}: {error}", state.display()))
-            }
-            Ok(()) | Err(_) => Ok(Answer::Done),
-        };
-        let waiters = container.removal.map(|removal| removal.waiters).unwrap_or_default();
-        self.reply_all(waiters, &result);
-        self.tell_stillborn(container.stillborn);
-    }
-
-    /// Answers a failed create only when everything is cleared away, so that it can be tried again at once.
-    fn tell_stillborn(&mut self, stillborn: Option<(Vec<Waiter>, String)>) {
-        if let Some((waiters, text)) = stillborn {
-            self.reply_all(waiters, &failure(ErrorCode::Internal, text));
-        }
-    }
 }
 
 /// Tells libcontainer's waiting first process to go on: a word on the socket it listens on. The library's own call would
 /// change our working directory and its state file; this is all that matters of it.
 fn let_go(state: &Path) -> io::Result<()> {
     let directory = File::open(state)?;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
     // The whole path may be longer than a socket address.
     let path = format!("/proc/self/fd/{}/notify.sock", directory.as_raw_fd());
     connect(&socket, &SocketAddrUnix::new(path)?)?;

@@ -24,7 +24,7 @@ const LINE_OVERHEAD: usize = 64;
 
 /// Why a log file could not be opened.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum LogError {
     #[error("opening log file {}", path.display())]
     Open { path: PathBuf, source: io::Error },
     #[error("opening log file {}: not a regular file", path.display())]
@@ -40,7 +40,10 @@ pub(crate) struct Buffers {
 
 impl Buffers {
     pub(crate) fn new() -> Self {
-        Self { input: vec![0; MAX_LINE + READ_SIZE].into_boxed_slice(), output: Vec::with_capacity(OUTPUT_SIZE) }
+        Self {
+            input: vec![0; MAX_LINE + READ_SIZE].into_boxed_slice(),
+            output: Vec::with_capacity(OUTPUT_SIZE),
+        }
     }
 }
 
@@ -57,12 +60,12 @@ pub(crate) struct LogFile {
 
 impl LogFile {
     /// Opens or creates the file; its directory has to be there.
-    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(path: &Path) -> Result<Self, LogError> {
         Ok(Self { path: path.to_owned(), file: Some(open(path)?), torn: false, lost: 0 })
     }
 
     /// Closes the file and opens whatever has its name now. On failure output is lost until a later try works.
-    pub(crate) fn reopen(&mut self) -> Result<(), Error> {
+    pub(crate) fn reopen(&mut self) -> Result<(), LogError> {
         self.file = None;
         self.torn = false;
         self.file = Some(open(&self.path)?);
@@ -115,13 +118,13 @@ impl LogFile {
     }
 }
 
-fn open(path: &Path) -> Result<File, Error> {
+fn open(path: &Path) -> Result<File, LogError> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o640).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    let failed = |source| Error::Open { path: path.to_owned(), source };
+    let failed = |source| LogError::Open { path: path.to_owned(), source };
     let file = options.open(path).map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
-        return Err(Error::NotRegular { path: path.to_owned() });
+        return Err(LogError::NotRegular { path: path.to_owned() });
     }
     Ok(file)
 }
@@ -273,7 +276,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink("/nowhere", &link).unwrap();
-        assert!(matches!(LogFile::open(&link), Err(Error::Open { .. })));
+        assert!(matches!(LogFile::open(&link), Err(LogError::Open { .. })));
         assert!(LogFile::open(dir.path()).is_err());
         assert!(LogFile::open(&dir.path().join("missing/0.log")).is_err());
     }

@@ -16,7 +16,7 @@ use crate::cgroup::{CgroupPath, Hierarchies, write_file};
 
 /// Why there will be no notices.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum WatchError {
     #[error("no hierarchy has a memory controller")]
     NoController,
     #[error("watching {}", path.display())]
@@ -24,7 +24,7 @@ pub(crate) enum Error {
 }
 
 /// Asks the kernel for notices.
-pub(crate) fn watch(hierarchies: &Hierarchies, path: &CgroupPath) -> Result<OwnedFd, Error> {
+pub(crate) fn watch(hierarchies: &Hierarchies, path: &CgroupPath) -> Result<OwnedFd, WatchError> {
     if let Some(directory) = hierarchies.legacy("memory", path) {
         let file = directory.join("memory.oom_control");
         let register = || -> io::Result<OwnedFd> {
@@ -34,15 +34,15 @@ pub(crate) fn watch(hierarchies: &Hierarchies, path: &CgroupPath) -> Result<Owne
             write_file(&directory.join("cgroup.event_control"), &line)?;
             Ok(notices)
         };
-        return register().map_err(|source| Error::Watch { path: file.clone(), source });
+        return register().map_err(|source| WatchError::Watch { path: file.clone(), source });
     }
-    let file = hierarchies.unified(path).ok_or(Error::NoController)?.join("memory.events");
+    let file = hierarchies.unified(path).ok_or(WatchError::NoController)?.join("memory.events");
     let register = || -> io::Result<OwnedFd> {
         let notices = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         inotify::add_watch(&notices, &file, inotify::WatchFlags::MODIFY)?;
         Ok(notices)
     };
-    register().map_err(|source| Error::Watch { path: file.clone(), source })
+    register().map_err(|source| WatchError::Watch { path: file.clone(), source })
 }
 
 /// Empties the descriptor, so that it becomes readable again only for a new notice.

@@ -42,7 +42,8 @@ impl Supervisor {
 
     fn on_hello(&mut self, waiter: Waiter, oldest: u32, newest: u32) {
         if newest < OLDEST_VERSION || oldest > VERSION || oldest > newest {
-            let reason = format!("versions {oldest} to {newest} are asked for, {OLDEST_VERSION} to {VERSION} spoken");
+            let reason =
+                format!("versions {oldest} to {newest} are asked for, {OLDEST_VERSION} to {VERSION} spoken");
             return self.reply(waiter, failure(ErrorCode::Version, reason));
         }
         if let Some(connection) = self.connection(waiter.connection) {
@@ -63,7 +64,8 @@ impl Supervisor {
             return self.reply(waiter, no_container(id));
         };
         if !(1..=64).contains(&signal) {
-            return self.reply(waiter, failure(ErrorCode::BadRequest, format!("there is no signal {signal}")));
+            return self
+                .reply(waiter, failure(ErrorCode::BadRequest, format!("there is no signal {signal}")));
         }
         match (scope, &container.init, &container.cgroup) {
             (KillScope::Init, Some(init), _) => {
@@ -71,7 +73,9 @@ impl Supervisor {
                     journal::note(&format!("container {id}: signal {signal}: {error}"));
                 }
             }
-            (KillScope::All, _, Some(cgroup)) if signal == libc::SIGKILL => self.settings.hierarchies.kill(cgroup),
+            (KillScope::All, _, Some(cgroup)) if signal == libc::SIGKILL => {
+                self.settings.hierarchies.kill(cgroup)
+            }
             (KillScope::All, _, Some(cgroup)) => self.settings.hierarchies.signal(cgroup, signal),
             (KillScope::Init, None, _) | (KillScope::All, _, None) => {}
         }
@@ -98,7 +102,11 @@ impl Supervisor {
     }
 
     /// The container, if it is in one of the phases in which something can be done.
-    pub(crate) fn in_phase(&mut self, id: &str, phases: &[Phase]) -> Result<&mut Container, pintle_shim_protocol::Failure> {
+    pub(crate) fn in_phase(
+        &mut self,
+        id: &str,
+        phases: &[Phase],
+    ) -> Result<&mut Container, pintle_shim_protocol::Failure> {
         let refuse = |code, message: String| pintle_shim_protocol::Failure { code, message };
         let found = self.containers.iter_mut().find(|container| container.id == id);
         let Some(container) = found else {

@@ -27,7 +27,7 @@ const HELPER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why there is no supervisor.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum StartError {
     #[error("usage: {USAGE}")]
     Usage,
     #[error("{step}")]
@@ -37,7 +37,7 @@ pub(crate) enum Error {
     #[error("listening on {}", path.display())]
     Listen { path: PathBuf, source: io::Error },
     #[error("the supervisor's cgroup")]
-    Cgroup { source: cgroup::Error },
+    Cgroup { source: cgroup::CgroupError },
     #[error("forking")]
     Fork { source: io::Error },
 }
@@ -57,53 +57,55 @@ pub(crate) struct Prepared {
 }
 
 impl Arguments {
-    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, Error> {
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, StartError> {
         let (mut sandbox, mut directory, mut cgroup, mut helper_timeout) = (None, None, None, HELPER_TIMEOUT);
         while let Some(name) = words.next() {
-            let value = words.next().ok_or(Error::Usage)?;
+            let value = words.next().ok_or(StartError::Usage)?;
             match name.as_str() {
                 "--sandbox" => sandbox = Some(value),
                 "--dir" => directory = Some(PathBuf::from(value)),
-                "--cgroup" => cgroup = Some(CgroupPath::parse(&value).map_err(|source| Error::Cgroup { source })?),
-                "--helper-timeout-ms" => {
-                    helper_timeout = Duration::from_millis(value.parse().map_err(|_| Error::Usage)?);
+                "--cgroup" => {
+                    cgroup = Some(CgroupPath::parse(&value).map_err(|source| StartError::Cgroup { source })?)
                 }
-                _ => return Err(Error::Usage),
+                "--helper-timeout-ms" => {
+                    helper_timeout = Duration::from_millis(value.parse().map_err(|_| StartError::Usage)?);
+                }
+                _ => return Err(StartError::Usage),
             }
         }
         match (sandbox, directory, cgroup) {
             (Some(sandbox), Some(directory), Some(cgroup)) if directory.is_absolute() => {
                 Ok(Self { sandbox, directory, cgroup, helper_timeout })
             }
-            _ => Err(Error::Usage),
+            _ => Err(StartError::Usage),
         }
     }
 }
 
 /// Returns in two processes: with nothing in the one that was launched, with the rest in the supervisor.
-pub(crate) fn prepare() -> Result<Option<Prepared>, Error> {
-    let step = |step| move |source: io::Error| Error::Step { step, source };
+pub(crate) fn prepare() -> Result<Option<Prepared>, StartError> {
+    let step = |step| move |source: io::Error| StartError::Step { step, source };
     sys::close_from(3).map_err(step("closing inherited descriptors"))?;
     let arguments = Arguments::parse(std::env::args().skip(1))?;
     std::env::set_current_dir("/").map_err(step("changing to /"))?;
     let log_path = arguments.directory.join("shim.log");
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    let log = options.open(&log_path).map_err(|source| Error::Log { path: log_path, source })?;
-    let hierarchies = Hierarchies::detect().map_err(|source| Error::Cgroup { source })?;
+    let log = options.open(&log_path).map_err(|source| StartError::Log { path: log_path, source })?;
+    let hierarchies = Hierarchies::detect().map_err(|source| StartError::Cgroup { source })?;
     let own = std::process::id().cast_signed();
-    hierarchies.join(&arguments.cgroup, own).map_err(|source| Error::Cgroup { source })?;
+    hierarchies.join(&arguments.cgroup, own).map_err(|source| StartError::Cgroup { source })?;
     let listener = open_socket(&arguments.directory)?;
-    match sys::fork().map_err(|source| Error::Fork { source })? {
+    match sys::fork().map_err(|source| StartError::Fork { source })? {
         Fork::Parent(middle) => {
             nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(middle), None)
-                .map_err(|source| Error::Fork { source: source.into() })?;
+                .map_err(|source| StartError::Fork { source: source.into() })?;
             return Ok(None);
         }
         Fork::Child => {}
     }
-    nix::unistd::setsid().map_err(|source| Error::Step { step: "setsid", source: source.into() })?;
-    match sys::fork().map_err(|source| Error::Fork { source })? {
+    nix::unistd::setsid().map_err(|source| StartError::Step { step: "setsid", source: source.into() })?;
+    match sys::fork().map_err(|source| StartError::Fork { source })? {
         Fork::Parent(_) => sys::exit_now(0),
         Fork::Child => {}
     }
@@ -111,7 +113,7 @@ pub(crate) fn prepare() -> Result<Option<Prepared>, Error> {
     Ok(Some(Prepared { settings: Settings { sandbox, listener, hierarchies, helper_timeout }, log }))
 }
 
-fn open_socket(directory: &Path) -> Result<OwnedFd, Error> {
+fn open_socket(directory: &Path) -> Result<OwnedFd, StartError> {
     let path = directory.join("shim.sock");
     let open = || -> io::Result<OwnedFd> {
         match std::fs::remove_file(&path) {
@@ -130,7 +132,7 @@ fn open_socket(directory: &Path) -> Result<OwnedFd, Error> {
         listen(&socket, 16)?;
         Ok(socket)
     };
-    open().map_err(|source| Error::Listen { path: path.clone(), source })
+    open().map_err(|source| StartError::Listen { path: path.clone(), source })
 }
 
 /// The supervisor's life, from the word `ready` on.
@@ -139,7 +141,7 @@ pub(crate) fn supervise(prepared: Prepared) -> ExitCode {
     let sandbox = settings.sandbox.clone();
     let outcome = detach(&log).and_then(|()| {
         let supervisor = Supervisor::new(settings)
-            .map_err(|source| Error::Step { step: "setting up the event loop", source })?;
+            .map_err(|source| StartError::Step { step: "setting up the event loop", source })?;
         let mut out = io::stdout();
         out.write_all(b"ready\n").and_then(|()| out.flush()).unwrap_or_default();
         silence(&log)?;
@@ -159,9 +161,9 @@ pub(crate) fn supervise(prepared: Prepared) -> ExitCode {
     }
 }
 
-fn detach(log: &File) -> Result<(), Error> {
-    let failed = |step| move |source: Errno| Error::Step { step, source: source.into() };
-    sys::place(log, 2).map_err(|source| Error::Step { step: "standard error", source })?;
+fn detach(log: &File) -> Result<(), StartError> {
+    let failed = |step| move |source: Errno| StartError::Step { step, source: source.into() };
+    sys::place(log, 2).map_err(|source| StartError::Step { step: "standard error", source })?;
     if let Err(error) = set_oom_score_adj(OOM_SCORE_ADJ) {
         let present = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
         journal::note(&format!("oom_score_adj stays {} instead of {OOM_SCORE_ADJ}: {error}", present.trim()));
@@ -172,8 +174,8 @@ fn detach(log: &File) -> Result<(), Error> {
 }
 
 /// Lets go of the launching process's standard descriptors.
-fn silence(log: &File) -> Result<(), Error> {
-    let step = |source| Error::Step { step: "standard descriptors", source };
+fn silence(log: &File) -> Result<(), StartError> {
+    let step = |source| StartError::Step { step: "standard descriptors", source };
     let null = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(step)?;
     sys::place(&null, 0).map_err(step)?;
     sys::place(log, 1).map_err(step)

@@ -81,6 +81,8 @@ pub(crate) struct Supervisor {
     connections: Vec<Connection>,
     pub(crate) containers: Vec<Container>,
     pub(crate) execs: Vec<Exec>,
+    /// Tracking groups of execs that have ended, in which something was left: by container.
+    pub(crate) lingering: Vec<(u32, std::path::PathBuf)>,
     pub(crate) buffers: Buffers,
     packet: Box<[u8]>,
     scratch: Vec<u8>,
@@ -105,6 +107,7 @@ impl Supervisor {
             connections: Vec::new(),
             containers: Vec::new(),
             execs: Vec::new(),
+            lingering: Vec::new(),
             buffers: Buffers::new(),
             packet: vec![0; MAX_MESSAGE].into_boxed_slice(),
             scratch: Vec::with_capacity(4096),
@@ -121,7 +124,8 @@ impl Supervisor {
 
     /// Runs until there is nothing left to supervise; returns why it ended.
     pub(crate) fn run(mut self) -> String {
-        let mut ready = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 32];
+        let mut ready =
+            [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 32];
         loop {
             let timeout = self.next_wake().map(|at| at.saturating_duration_since(Instant::now()));
             // Rounded up, lest the loop spins through the last fraction of a millisecond.
@@ -304,6 +308,7 @@ impl Supervisor {
                 return;
             }
         }
+        self.sweep_lingering();
     }
 }
 

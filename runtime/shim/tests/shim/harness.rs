@@ -68,7 +68,8 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn connect(dir: &Path) -> Self {
-        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         connect(&socket, &SocketAddrUnix::new(dir.join("shim.sock")).unwrap()).unwrap();
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(patience())).unwrap();
         Self { socket, next: 1, events: Vec::new(), replies: Vec::new() }
@@ -194,7 +195,8 @@ impl Shim {
     }
 
     pub(crate) fn config_for(&self, id: &str, arguments: &[&str]) -> Value {
-        let capabilities = json!(["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_MKNOD"]);
+        let capabilities =
+            json!(["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_MKNOD"]);
         json!({
             "ociVersion": "1.0.2",
             "process": {
@@ -296,7 +298,13 @@ impl Shim {
     }
 
     /// Starts an exec with its output in `<exec>.out`; the answer is still to come.
-    pub(crate) fn begin_exec(&mut self, id: &str, exec: &str, process: &Value, timeout_ms: Option<u64>) -> u64 {
+    pub(crate) fn begin_exec(
+        &mut self,
+        id: &str,
+        exec: &str,
+        process: &Value,
+        timeout_ms: Option<u64>,
+    ) -> u64 {
         let file = self.path(&format!("{exec}.json"));
         fs::write(&file, serde_json::to_vec(process).unwrap()).unwrap();
         let null = fs::File::open("/dev/null").unwrap();
@@ -336,7 +344,9 @@ impl Drop for Shim {
         }
         let seq = self.client.send(Request::Shutdown, &[]);
         let done = self.client.answer(seq);
-        let alive = || fs::read_to_string(format!("/proc/{}/stat", self.pid)).is_ok_and(|stat| !stat.contains(") Z "));
+        let alive = || {
+            fs::read_to_string(format!("/proc/{}/stat", self.pid)).is_ok_and(|stat| !stat.contains(") Z "))
+        };
         until("the supervisor ends", || (!alive()).then_some(()));
         let mut left = Vec::new();
         for (mount, _) in hierarchies() {
@@ -346,7 +356,9 @@ impl Drop for Shim {
                 until("the cgroup is free", || match fs::remove_dir(base.join(name)) {
                     Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
                         let pods = fs::read_dir(base.join(name)).unwrap();
-                        left.extend(pods.flatten().filter(|entry| entry.path().is_dir()).map(|entry| entry.path()));
+                        left.extend(
+                            pods.flatten().filter(|entry| entry.path().is_dir()).map(|entry| entry.path()),
+                        );
                         (!left.is_empty()).then_some(())
                     }
                     _ => Some(()),
@@ -371,9 +383,13 @@ fn make_rootfs(root: &Path) {
         fs::create_dir_all(root.join(name)).unwrap();
     }
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    let applets = "sh cat ls sleep echo id printf dd true false kill readlink stat mknod grep mount umount setsid hostname pwd seq head sed awk tail nproc";
+    let applets = "sh cat ls sleep echo id printf dd true false kill readlink stat mknod grep mount umount setsid hostname pwd seq head sed tr chmod";
     for applet in applets.split(' ') {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
     }
-    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n").unwrap();
+    fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n",
+    )
+    .unwrap();
 }

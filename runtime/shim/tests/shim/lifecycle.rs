@@ -54,7 +54,8 @@ fn without_a_pid_namespace_the_rest_is_killed_when_the_first_process_ends() {
     let mut shim = Shim::start();
     let mut config = shim.config("one", "sleep 1000 & echo $!; exit 0");
     config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "pid");
-    config["mounts"][0] = serde_json::json!({"destination": "/proc", "type": "bind", "source": "/proc", "options": ["rbind"]});
+    config["mounts"][0] =
+        serde_json::json!({"destination": "/proc", "type": "bind", "source": "/proc", "options": ["rbind"]});
     let mut create = shim.bundle("one", &config);
     create.kill_all_on_exit = true;
     shim.create(create).unwrap();
@@ -91,11 +92,15 @@ fn a_second_connection_finds_everything_after_the_first_one_died() {
     shim.client = Client::greeted(shim.dir.path());
     let Answer::List { containers } = shim.client.ask(Request::Subscribe).unwrap() else { panic!() };
     assert_eq!(containers.len(), 1);
-    assert!(containers[0].pid.is_some() && containers[0].started_at.is_some() && containers[0].exit.is_none());
+    assert!(
+        containers[0].pid.is_some() && containers[0].started_at.is_some() && containers[0].exit.is_none()
+    );
     shim.kill("one", libc::SIGTERM, KillScope::Init);
     let exit = shim.client.exit_of("one");
     assert_eq!(exit.code, 5);
-    let Answer::List { containers } = Client::greeted(shim.dir.path()).ask(Request::List).unwrap() else { panic!() };
+    let Answer::List { containers } = Client::greeted(shim.dir.path()).ask(Request::List).unwrap() else {
+        panic!()
+    };
     assert_eq!(containers[0].exit, Some(exit));
 }
 

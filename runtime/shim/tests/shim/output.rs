@@ -11,7 +11,7 @@ use crate::harness::*;
 #[test]
 fn both_streams_are_logged_in_cri_format_with_parts_of_long_lines() {
     let mut shim = Shim::start();
-    let script = "echo one; echo two >&2; head -c 40000 /dev/zero | sed 's/\\x00/x/g'; echo; printf end";
+    let script = "echo one; echo two >&2; head -c 40000 /dev/zero | tr '\\000' x; echo; printf end";
     let config = shim.config("one", script);
     let (code, lines) = shim.output_of("one", &config);
     assert_eq!(code, 0);
@@ -48,7 +48,10 @@ fn a_hundred_thousand_lines_arrive_complete_and_quickly() {
 #[test]
 fn after_a_rotation_lines_go_to_the_new_file() {
     let mut shim = Shim::start();
-    shim.run("one", "echo before; read x; echo after; sleep 0.2; until [ -e /tmp/go ]; do sleep 0.05; done; echo after");
+    shim.run(
+        "one",
+        "echo before; read x; echo after; sleep 0.2; until [ -e /tmp/go ]; do sleep 0.05; done; echo after",
+    );
     shim.wait_for_line("one", "before");
     fs::rename(shim.path("one.log"), shim.path("one.log.1")).unwrap();
     assert_eq!(shim.client.ask(Request::ReopenLog { container: "one".into() }).unwrap(), Answer::Done);
@@ -85,7 +88,8 @@ fn without_a_log_output_goes_nowhere_and_does_not_fail() {
 fn a_log_that_can_no_longer_be_written_loses_lines_with_a_note_and_does_not_hang_the_container() {
     let mut shim = Shim::start();
     fs::create_dir(shim.path("logs")).unwrap();
-    let config = shim.config("one", "echo first; until [ -e /tmp/go ]; do sleep 0.05; done; seq 1 100000; exit 4");
+    let config =
+        shim.config("one", "echo first; until [ -e /tmp/go ]; do sleep 0.05; done; seq 1 100000; exit 4");
     let mut create = shim.bundle("one", &config);
     create.log_path = Some(shim.path("logs/one.log").to_str().unwrap().to_owned());
     shim.create(create).unwrap();
@@ -101,7 +105,13 @@ fn a_log_that_can_no_longer_be_written_loses_lines_with_a_note_and_does_not_hang
 #[test]
 fn standard_input_is_null_or_held_open_as_asked_for() {
     let mut shim = Shim::start();
-    assert_eq!({ shim.run("one", "read x; exit 5"); shim.client.exit_of("one").code }, 5);
+    assert_eq!(
+        {
+            shim.run("one", "read x; exit 5");
+            shim.client.exit_of("one").code
+        },
+        5
+    );
     let config = shim.config("two", "echo up; read x; exit 5");
     let mut create = shim.bundle("two", &config);
     create.stdin = true;
@@ -109,7 +119,13 @@ fn standard_input_is_null_or_held_open_as_asked_for() {
     shim.start_container("two").unwrap();
     shim.wait_for_line("two", "up");
     std::thread::sleep(std::time::Duration::from_millis(200));
-    assert!(!shim.client.events.iter().any(|event| matches!(event, Event::Exited { container, .. } if container == "two")));
+    assert!(
+        !shim
+            .client
+            .events
+            .iter()
+            .any(|event| matches!(event, Event::Exited { container, .. } if container == "two"))
+    );
     let Answer::List { containers } = shim.client.ask(Request::List).unwrap() else { panic!() };
     assert!(containers[1].exit.is_none());
 }
