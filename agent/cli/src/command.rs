@@ -139,6 +139,22 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    #[tokio::test]
+    async fn a_reader_that_has_gone_away_is_no_error() {
+        struct Gone;
+        impl Write for Gone {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(std::io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let cli = <Cli as clap::Parser>::parse_from(["pintle", "completion", "bash"]);
+        let mut io = Io { out: Box::new(Gone), err: Box::new(Vec::new()), terminal: false };
+        assert_eq!(run_to(cli.command, cli.global, &mut io).await.unwrap(), ExitCode::SUCCESS);
+    }
+
     #[test]
     fn every_shell_gets_a_script() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {

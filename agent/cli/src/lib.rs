@@ -10,6 +10,7 @@ mod command;
 mod config;
 mod duration;
 mod error;
+mod explain;
 mod filter;
 mod io;
 mod logs;
@@ -24,6 +25,7 @@ mod table;
 mod verbs;
 
 pub use command::{Cli, Command, completion, run, run_to};
-pub use error::CliError;
+pub use error::{CliError, Noun};
+pub use explain::explanation;
 pub use io::Io;
 pub use session::GlobalArgs;

@@ -187,8 +187,7 @@ impl Session {
     fn trace(&self, call: &Call, took: Duration, refused: Option<&Status>) {
         if self.global.debug {
             let outcome = refused.map_or_else(|| "ok".to_owned(), |status| format!("{:?}", status.code()));
-            eprintln!("debug: {}: {} in {} ms", self.endpoint(), call.what, took.as_millis());
-            eprintln!("debug: {}: {outcome}", call.what);
+            eprintln!("debug: {}: {}: {outcome} after {} ms", self.endpoint(), call.what, took.as_millis());
         }
     }
 }

@@ -11,7 +11,7 @@ use pintle_cri_api::ext::PodsRequest;
 use serde_json::Value;
 
 use crate::{
-    error::CliError,
+    error::{CliError, Noun},
     io::Io,
     output::{self, TreeFormat},
     pod_row::{self, PodRow},
@@ -80,10 +80,10 @@ fn parse<T: serde::de::DeserializeOwned>(json: &str) -> Result<T, CliError> {
 
 fn print(io: &mut Io<'_>, args: &PodsArgs, pods: &[Pod]) -> Result<(), CliError> {
     if pods.is_empty() {
-        match (&args.name, args.all_namespaces) {
-            (Some(name), _) => writeln!(io.err, "No pod {name:?} found.")?,
-            (None, true) => writeln!(io.err, "No resources found")?,
-            (None, false) => writeln!(io.err, "No resources found in {} namespace.", args.namespace)?,
+        match &args.name {
+            Some(name) => return Err(CliError::NotFound { noun: Noun::Pod, wanted: name.clone() }),
+            None if args.all_namespaces => writeln!(io.err, "No resources found")?,
+            None => writeln!(io.err, "No resources found in {} namespace.", args.namespace)?,
         }
         return Ok(());
     }
