@@ -1,1 +1,23 @@
-//! Being built.
+//! The Pintle container engine: sandboxes, containers, exec, logs, images and statistics behind CRI v1.
+//!
+//! In: CRI calls, over a unix socket ([`Engine::serve`]) or in process (the agent calls the same tonic traits on
+//! [`Engine`]). Out: pods on this node, and events about them. Below it are `pintle-image` (images and snapshots),
+//! `pintle-shim` (a supervisor per pod, spoken to over its socket) and `pintle-cni` (the pod network).
+//!
+//! `cri` decodes, calls and maps errors; `engine` does; `spec` decides, purely. Long-lived tasks: one per supervisor
+//! connection (in: packets; out: answers and events), one while a lost connection is looked into. There is no
+//! `unsafe` here: the supervisor does what needs it.
+//!
+//! It does not restart containers, pull what is missing or decide anything about pods: that is the agent's.
+
+pub mod cri;
+pub mod engine;
+pub mod spec;
+
+pub use engine::{
+    Engine,
+    error::{Error, Result},
+    events::EventStream,
+    layout::{EngineConfig, Layout, default_shim},
+    serve::bind,
+};

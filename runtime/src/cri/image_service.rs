@@ -1,0 +1,42 @@
+//! `runtime.v1.ImageService` on the engine.
+
+use pintle_cri_api::v1::{self as cri, image_service_server::ImageService};
+use tonic::{Request, Status};
+
+use super::{Reply, events::Streamed, images, reply};
+use crate::Engine;
+
+#[tonic::async_trait]
+impl ImageService for Engine {
+    type StreamImagesStream = Streamed<cri::StreamImagesResponse>;
+
+    async fn list_images(&self, request: Request<cri::ListImagesRequest>) -> Reply<cri::ListImagesResponse> {
+        reply(images::list(self, request.into_inner()).await)
+    }
+
+    async fn stream_images(&self, _: Request<cri::StreamImagesRequest>) -> Reply<Self::StreamImagesStream> {
+        Err(Status::unimplemented("StreamImages is not supported yet; use ListImages"))
+    }
+
+    async fn image_status(
+        &self,
+        request: Request<cri::ImageStatusRequest>,
+    ) -> Reply<cri::ImageStatusResponse> {
+        reply(images::status(self, request.into_inner()).await)
+    }
+
+    async fn pull_image(&self, request: Request<cri::PullImageRequest>) -> Reply<cri::PullImageResponse> {
+        reply(images::pull(self, request.into_inner()).await)
+    }
+
+    async fn remove_image(
+        &self,
+        request: Request<cri::RemoveImageRequest>,
+    ) -> Reply<cri::RemoveImageResponse> {
+        reply(images::remove(self, request.into_inner()).await)
+    }
+
+    async fn image_fs_info(&self, _: Request<cri::ImageFsInfoRequest>) -> Reply<cri::ImageFsInfoResponse> {
+        reply(images::fs_info(self).await)
+    }
+}

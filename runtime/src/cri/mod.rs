@@ -1,0 +1,27 @@
+//! CRI v1 and Pintle's extension, as tonic services on [`Engine`](crate::Engine).
+//!
+//! In: gRPC calls. Out: answers of the engine. Thin: decode, call, map the error; one file per group of calls. The traits
+//! are implemented on the engine itself, so that the agent calls in process what a kubelet calls over the socket.
+
+mod containers;
+mod events;
+mod exec;
+mod extension;
+mod image_service;
+mod images;
+mod node;
+mod runtime_service;
+mod sandboxes;
+mod stats;
+mod status;
+
+pub use node::{API_VERSION, RUNTIME_NAME};
+pub use status::to_status;
+
+/// The answer to a call.
+type Reply<T> = std::result::Result<tonic::Response<T>, tonic::Status>;
+
+/// Turns the engine's outcome into the call's.
+fn reply<T>(outcome: crate::Result<T>) -> Reply<T> {
+    outcome.map(tonic::Response::new).map_err(|error| to_status(&error))
+}

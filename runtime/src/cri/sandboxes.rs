@@ -1,0 +1,49 @@
+//! Calls about sandboxes: RunPodSandbox, StopPodSandbox, RemovePodSandbox, PodSandboxStatus, ListPodSandbox.
+
+use pintle_cri_api::v1 as cri;
+
+use crate::{
+    Engine, Result,
+    engine::{host, view},
+};
+
+pub(super) async fn run(
+    engine: &Engine,
+    request: cri::RunPodSandboxRequest,
+) -> Result<cri::RunPodSandboxResponse> {
+    let pod_sandbox_id = engine.arc()?.run_pod_sandbox(request).await?;
+    Ok(cri::RunPodSandboxResponse { pod_sandbox_id })
+}
+
+pub(super) async fn stop(
+    engine: &Engine,
+    request: cri::StopPodSandboxRequest,
+) -> Result<cri::StopPodSandboxResponse> {
+    engine.arc()?.stop_pod_sandbox(&request.pod_sandbox_id).await?;
+    Ok(cri::StopPodSandboxResponse {})
+}
+
+pub(super) async fn remove(
+    engine: &Engine,
+    request: cri::RemovePodSandboxRequest,
+) -> Result<cri::RemovePodSandboxResponse> {
+    engine.arc()?.remove_pod_sandbox(&request.pod_sandbox_id).await?;
+    Ok(cri::RemovePodSandboxResponse {})
+}
+
+pub(super) fn status(
+    engine: &Engine,
+    request: &cri::PodSandboxStatusRequest,
+) -> Result<cri::PodSandboxStatusResponse> {
+    let sandbox = engine.sandbox(&request.pod_sandbox_id)?;
+    Ok(cri::PodSandboxStatusResponse {
+        status: Some(view::sandbox_status(&sandbox)),
+        info: if request.verbose { view::sandbox_info(&sandbox) } else { [].into() },
+        containers_statuses: engine.statuses_of(&sandbox.id),
+        timestamp: host::now(),
+    })
+}
+
+pub(super) fn list(engine: &Engine, request: &cri::ListPodSandboxRequest) -> cri::ListPodSandboxResponse {
+    cri::ListPodSandboxResponse { items: engine.list_sandboxes(request.filter.as_ref()) }
+}

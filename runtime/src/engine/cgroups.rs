@@ -1,0 +1,270 @@
+//! The cgroups around the containers, in every hierarchy of the node (v1, hybrid, v2).
+//!
+//! In: cgroup paths. Out: parent groups made for pods that name none; whatever runs in a dead pod's groups killed; the
+//! engine's own groups removed. Containers' limits are the supervisor's business, the `kubepods` tree of an agent is
+//! the agent's: nothing here touches a group that the engine was not given by name.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use super::error::{Error, Result};
+
+/// The most processes killed in one pass; passes repeat until a group is empty.
+const MAX_PIDS: usize = 65_536;
+
+/// How long killed processes may take to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// One mounted hierarchy.
+#[derive(Debug, Clone)]
+struct Hierarchy {
+    mount: PathBuf,
+    unified: bool,
+    cpuset: bool,
+}
+
+/// The node's cgroup hierarchies.
+#[derive(Debug, Clone)]
+pub struct Cgroups {
+    hierarchies: Vec<Hierarchy>,
+}
+
+impl Cgroups {
+    /// Finds the hierarchies that are mounted.
+    ///
+    /// # Errors
+    /// When the list of mounts cannot be read, or holds none.
+    pub fn discover() -> Result<Self> {
+        let path = Path::new("/proc/self/mounts");
+        let text = fs::read_to_string(path).map_err(Error::io("reading", path))?;
+        let hierarchies: Vec<_> = text.lines().filter_map(parse_mount).collect();
+        if hierarchies.is_empty() {
+            return Err(Error::FailedPrecondition(
+                "no cgroup file system is mounted on this node".to_owned(),
+            ));
+        }
+        Ok(Self { hierarchies })
+    }
+
+    /// Whether the node has the unified hierarchy only.
+    #[must_use]
+    pub fn is_v2(&self) -> bool {
+        self.hierarchies.iter().all(|h| h.unified)
+    }
+
+    /// The directory of a group in the hierarchy that has a file of this name, if any has.
+    #[must_use]
+    pub fn file(&self, cgroup: &str, file: &str) -> Option<PathBuf> {
+        self.dirs(cgroup).map(|dir| dir.join(file)).find(|path| path.exists())
+    }
+
+    /// Makes a group and those above it, with every controller handed down.
+    ///
+    /// # Errors
+    /// When a directory cannot be made.
+    pub fn ensure(&self, cgroup: &str) -> Result<()> {
+        for hierarchy in &self.hierarchies {
+            let mut dir = hierarchy.mount.clone();
+            for part in cgroup.split('/').filter(|part| !part.is_empty()) {
+                if hierarchy.unified && self.is_v2() {
+                    hand_down_controllers(&dir)?;
+                }
+                let parent = dir.clone();
+                dir.push(part);
+                make_dir(&dir)?;
+                if hierarchy.cpuset {
+                    inherit_cpuset(&parent, &dir)?;
+                }
+            }
+            if hierarchy.unified && self.is_v2() {
+                hand_down_controllers(&dir)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills every process in a group and the groups below it, and removes them all. Done already: nothing happens.
+    ///
+    /// # Errors
+    /// When a process does not go away or a group cannot be removed.
+    pub fn kill_and_remove(&self, cgroup: &str) -> Result<()> {
+        let deadline = Instant::now() + KILL_LIMIT;
+        for dir in self.dirs(cgroup) {
+            remove_tree(&dir, cgroup, deadline)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a group in every hierarchy where it is empty and has none below it.
+    pub fn remove_if_empty(&self, cgroup: &str) {
+        for dir in self.dirs(cgroup) {
+            // EBUSY and ENOENT are what "if empty" is about.
+            fs::remove_dir(&dir).unwrap_or(());
+        }
+    }
+
+    /// Whether any process is in a group or below it.
+    #[must_use]
+    pub fn is_populated(&self, cgroup: &str) -> bool {
+        self.dirs(cgroup).any(|dir| !subtree_pids(&dir).is_empty())
+    }
+
+    /// Whether a group exists in any hierarchy.
+    #[must_use]
+    pub fn exists(&self, cgroup: &str) -> bool {
+        self.dirs(cgroup).any(|dir| dir.exists())
+    }
+
+    fn dirs<'a>(&'a self, cgroup: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
+        let relative = cgroup.trim_matches('/');
+        self.hierarchies.iter().map(move |h| h.mount.join(relative))
+    }
+}
+
+fn parse_mount(line: &str) -> Option<Hierarchy> {
+    let mut fields = line.split(' ').skip(1);
+    let mount = PathBuf::from(fields.next()?);
+    let (kind, options) = (fields.next()?, fields.next()?);
+    let unified = kind == "cgroup2";
+    let cpuset = options.split(',').any(|option| option == "cpuset");
+    (unified || kind == "cgroup").then_some(Hierarchy { mount, unified, cpuset })
+}
+
+fn make_dir(dir: &Path) -> Result<()> {
+    match fs::create_dir(dir) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("making the cgroup", dir)(e)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Enables, for the groups below `dir`, every controller that `dir` has.
+fn hand_down_controllers(dir: &Path) -> Result<()> {
+    let available = dir.join("cgroup.controllers");
+    let wanted = fs::read_to_string(&available).map_err(Error::io("reading", &available))?;
+    let control = dir.join("cgroup.subtree_control");
+    let present = fs::read_to_string(&control).map_err(Error::io("reading", &control))?;
+    for controller in wanted.split_whitespace().filter(|c| !present.split_whitespace().any(|p| p == *c)) {
+        // One by one: a controller that cannot be enabled (a real-time process for cpu) must not cost the others.
+        if let Err(error) = fs::write(&control, format!("+{controller}")) {
+            tracing::warn!(cgroup = %dir.display(), controller, %error, "a cgroup controller cannot be enabled");
+        }
+    }
+    Ok(())
+}
+
+/// On v1 a new cpuset group takes no process until it has processors and memory nodes.
+fn inherit_cpuset(parent: &Path, dir: &Path) -> Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let (from, to) = (parent.join(file), dir.join(file));
+        let present = fs::read_to_string(&to).map_err(Error::io("reading", &to))?;
+        if present.trim().is_empty() {
+            let value = fs::read(&from).map_err(Error::io("reading", &from))?;
+            fs::write(&to, value).map_err(Error::io("writing", &to))?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_tree(dir: &Path, cgroup: &str, deadline: Instant) -> Result<()> {
+    loop {
+        kill_subtree(dir, cgroup);
+        match remove_dirs(dir) {
+            Ok(()) => return Ok(()),
+            Err(e) if Instant::now() > deadline => return Err(Error::io("removing the cgroup", dir)(e)),
+            Err(_) => std::thread::sleep(Duration::from_millis(2)),
+        }
+    }
+}
+
+/// Removes a group after those below it.
+fn remove_dirs(dir: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_dirs(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn kill_subtree(dir: &Path, cgroup: &str) {
+    let kill = fs::OpenOptions::new().write(true).open(dir.join("cgroup.kill"));
+    if kill.and_then(|mut file| file.write_all(b"1")).is_ok() {
+        return;
+    }
+    for pid in subtree_pids(dir) {
+        if let Some(pidfd) = pidfd_in_cgroup(pid, cgroup) {
+            // ESRCH says that it is gone.
+            rustix::process::pidfd_send_signal(pidfd, Signal::KILL).unwrap_or(());
+        }
+    }
+}
+
+fn subtree_pids(dir: &Path) -> Vec<i32> {
+    let mut pids: Vec<i32> = fs::read_to_string(dir.join("cgroup.procs"))
+        .map(|text| text.lines().filter_map(|line| line.parse().ok()).take(MAX_PIDS).collect())
+        .unwrap_or_default();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            pids.extend(subtree_pids(&entry.path()));
+        }
+    }
+    pids
+}
+
+/// A handle on a process that is known to be in the group: its number may have been given to another since it was read.
+fn pidfd_in_cgroup(pid: i32, cgroup: &str) -> Option<OwnedFd> {
+    let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let inside = |path: &str| {
+        path.strip_prefix(cgroup.trim_end_matches('/'))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    groups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(inside).then_some(pidfd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_of_both_versions_are_told_apart() {
+        let v2 = parse_mount("cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0").unwrap();
+        assert!(v2.unified && !v2.cpuset);
+        let v1 = parse_mount("cgroup /sys/fs/cgroup/cpuset cgroup rw,relatime,cpuset 0 0").unwrap();
+        assert!(v1.cpuset && !v1.unified);
+        assert!(parse_mount("tmpfs /sys/fs/cgroup tmpfs rw 0 0").is_none());
+    }
+
+    #[test]
+    fn a_group_is_made_in_every_hierarchy_and_removed_with_what_runs_in_it() {
+        let cgroups = Cgroups::discover().unwrap();
+        let name = format!("/pintle-test-{}", std::process::id());
+        let child = format!("{name}/a/b");
+        cgroups.ensure(&child).unwrap();
+        let mut sleeper = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        for dir in cgroups.dirs(&child) {
+            fs::write(dir.join("cgroup.procs"), sleeper.id().to_string()).unwrap();
+        }
+        assert!(cgroups.is_populated(&name));
+        let reaper = std::thread::spawn(move || sleeper.wait().unwrap());
+        cgroups.kill_and_remove(&name).unwrap();
+        assert!(!reaper.join().unwrap().success());
+        assert!(cgroups.dirs(&name).all(|dir| !dir.exists()));
+        cgroups.kill_and_remove(&name).unwrap();
+    }
+}

@@ -1,0 +1,282 @@
+//! The engine: sandboxes, containers, exec, images and the pod network put together.
+//!
+//! In: operations named as in CRI, from `cri` or in process from the agent; reports of the supervisors. Out: pods, and
+//! events about them. Long-lived tasks: one per supervisor connection (in: packets; out: answers and
+//! [`watch`] calls), and one while a lost connection is looked into. Operations run in tasks of their own, so that a
+//! caller who goes away leaves nothing half done.
+//!
+//! State on disk is in `<state>/{sandboxes,containers}/<id>/`; opening the engine is recovering from it
+//! ([`recovery`]), whether the last engine ended well or not.
+
+pub mod cgroups;
+pub mod container;
+pub mod error;
+pub mod events;
+pub mod exec;
+pub mod host;
+pub mod ids;
+pub mod images;
+pub mod launch;
+pub mod layout;
+pub mod lifecycle;
+pub mod lookups;
+pub mod records;
+pub mod recovery;
+pub mod rootfs;
+pub mod sandbox;
+pub mod sandbox_files;
+pub mod serve;
+pub mod state;
+pub mod stats;
+pub mod supervisor_client;
+pub mod teardown;
+pub mod view;
+pub mod watch;
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    future::Future,
+    os::unix::fs::DirBuilderExt as _,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock, Weak},
+};
+
+use pintle_cni::Network;
+use pintle_image::ImageStore;
+use rustix::fs::FlockOperation;
+use tokio::sync::watch as watch_flag;
+
+use self::{
+    cgroups::Cgroups,
+    error::{Error, Result},
+    events::EventHub,
+    layout::{EngineConfig, Layout},
+    state::{Container, Sandbox},
+};
+use crate::spec::HostFacts;
+
+/// The container engine of one state directory.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) config: EngineConfig,
+    pub(crate) layout: Layout,
+    pub(crate) images: ImageStore,
+    pub(crate) network: Arc<Network>,
+    pub(crate) cgroups: Arc<Cgroups>,
+    pub(crate) host: HostFacts,
+    pub(crate) boot: String,
+    pub(crate) events: EventHub,
+    sandboxes: RwLock<HashMap<String, Arc<Sandbox>>>,
+    containers: RwLock<HashMap<String, Arc<Container>>>,
+    /// Itself, for the operations that outlive their callers.
+    this: Weak<Self>,
+    /// Set when serving ends, so that endless streams end too.
+    pub(crate) serving_ends: watch_flag::Sender<bool>,
+    /// Held, not read: keeps a second engine off this state directory.
+    _lock: File,
+}
+
+impl Engine {
+    /// Opens the engine of a state directory: takes its lock, adopts what runs, removes what is left over.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when another engine uses the directory; else when a part of the engine cannot be set up.
+    pub async fn open(config: EngineConfig) -> Result<Arc<Self>> {
+        let engine = blocking(move || Self::set_up(config)).await?;
+        let engine = Arc::new_cyclic(|this| engine.with_this(this));
+        recovery::recover(&engine).await?;
+        Ok(engine)
+    }
+
+    fn set_up(config: EngineConfig) -> Result<Self> {
+        let layout = Layout::new(&config);
+        for dir in [&layout.state, &layout.sandboxes(), &layout.containers(), &layout.network()] {
+            make_private_dir(dir)?;
+        }
+        let lock = take_lock(&layout)?;
+        let images = ImageStore::open(&layout.root).map_err(Error::image("opening the image store"))?;
+        let network = open_network(&config, &layout)?;
+        let cgroups = Cgroups::discover()?;
+        let host = host::facts(&cgroups)?;
+        sandbox_files::write_pause(&layout.pause_rootfs())?;
+        cgroups.ensure(&layout.supervisors_cgroup())?;
+        Ok(Self {
+            config,
+            images,
+            network: Arc::new(network),
+            cgroups: Arc::new(cgroups),
+            host,
+            boot: host::boot_id()?,
+            events: EventHub::new(events::CAPACITY),
+            sandboxes: RwLock::default(),
+            containers: RwLock::default(),
+            layout,
+            this: Weak::new(),
+            serving_ends: watch_flag::Sender::new(false),
+            _lock: lock,
+        })
+    }
+
+    fn with_this(mut self, this: &Weak<Self>) -> Self {
+        self.this = Weak::clone(this);
+        self
+    }
+
+    /// The engine as its operations need it, which may outlive their callers.
+    ///
+    /// # Errors
+    /// When the engine is going away.
+    pub(crate) fn arc(&self) -> Result<Arc<Self>> {
+        self.this.upgrade().ok_or_else(|| Error::Internal("the engine is going away".to_owned()))
+    }
+
+    /// The image store, for callers in process.
+    #[must_use]
+    pub fn images(&self) -> &ImageStore {
+        &self.images
+    }
+
+    /// Where everything is and how it is called on the node.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The subscription to every event from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> events::EventStream {
+        self.events.subscribe()
+    }
+
+    pub(crate) fn all_sandboxes(&self) -> Vec<Arc<Sandbox>> {
+        self.sandboxes.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub(crate) fn all_containers(&self) -> Vec<Arc<Container>> {
+        self.containers.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Every container of a sandbox, complete or not, the oldest first.
+    pub(crate) fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
+        let mut of: Vec<_> = self.all_containers().into_iter().filter(|c| c.sandbox.id == sandbox).collect();
+        of.sort_by_key(|c| c.record().created_at);
+        of
+    }
+
+    /// The sandbox with this id, or with the only id that begins so.
+    pub(crate) fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>> {
+        let map = self.sandboxes.read().unwrap_or_else(PoisonError::into_inner);
+        find(&map, id).ok_or_else(|| Error::NotFound { kind: "sandbox", id: id.to_owned() })
+    }
+
+    /// The container with this id, or with the only id that begins so.
+    pub(crate) fn container(&self, id: &str) -> Result<Arc<Container>> {
+        let map = self.containers.read().unwrap_or_else(PoisonError::into_inner);
+        find(&map, id)
+            .filter(|container| container.record().complete)
+            .ok_or_else(|| Error::NotFound { kind: "container", id: id.to_owned() })
+    }
+
+    pub(crate) fn container_in_any_state(&self, id: &str) -> Option<Arc<Container>> {
+        self.containers.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    pub(crate) fn insert_sandbox(&self, sandbox: &Arc<Sandbox>) {
+        let mut map = self.sandboxes.write().unwrap_or_else(PoisonError::into_inner);
+        map.insert(sandbox.id.clone(), Arc::clone(sandbox));
+    }
+
+    pub(crate) fn forget_sandbox(&self, id: &str) {
+        self.sandboxes.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    pub(crate) fn insert_container(&self, container: &Arc<Container>) {
+        let mut map = self.containers.write().unwrap_or_else(PoisonError::into_inner);
+        map.insert(container.id.clone(), Arc::clone(container));
+    }
+
+    pub(crate) fn forget_container(&self, id: &str) {
+        self.containers.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// The cgroup of one supervisor.
+    pub(crate) fn supervisor_cgroup(&self, sandbox: &str) -> String {
+        layout::join_cgroup(&self.layout.supervisors_cgroup(), sandbox)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // The readers hold the sockets; the supervisors and their pods live on.
+        for sandbox in self.all_sandboxes() {
+            if let Some(connection) = sandbox.set_connection(None) {
+                connection.close();
+            }
+        }
+    }
+}
+
+/// Runs an operation to its end, whatever becomes of the caller.
+pub(crate) async fn detached<T: Send + 'static>(
+    operation: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    use tracing::Instrument as _;
+    let task = tokio::spawn(operation.in_current_span());
+    task.await
+        .unwrap_or_else(|e| Err(Error::Internal(format!("an operation of the engine ended early: {e}"))))
+}
+
+/// Runs what blocks on a thread where it may.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let span = tracing::Span::current();
+    let task = tokio::task::spawn_blocking(move || span.in_scope(work));
+    task.await.unwrap_or_else(|e| Err(Error::Internal(format!("blocking work ended early: {e}"))))
+}
+
+fn find<T>(map: &HashMap<String, Arc<T>>, id: &str) -> Option<Arc<T>> {
+    if let Some(found) = map.get(id) {
+        return Some(Arc::clone(found));
+    }
+    let mut matching = map.iter().filter(|(key, _)| !id.is_empty() && key.starts_with(id));
+    match (matching.next(), matching.next()) {
+        (Some((_, found)), None) => Some(Arc::clone(found)),
+        _ => None,
+    }
+}
+
+fn make_private_dir(dir: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o711).create(dir).map_err(Error::io("making", dir))
+}
+
+fn take_lock(layout: &Layout) -> Result<File> {
+    let path = layout.lock();
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(Error::io("opening", &path))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Locked(layout.state.clone())),
+        Err(e) => Err(Error::io("locking", path)(e)),
+    }
+}
+
+fn open_network(config: &EngineConfig, layout: &Layout) -> Result<Network> {
+    let pod_cidr = match &config.pod_cidr {
+        Some(text) => Some(text.parse().map_err(|e| Error::InvalidArgument(format!("pod CIDR: {e}")))?),
+        None => None,
+    };
+    Network::open(pintle_cni::NetworkConfig {
+        state_dir: layout.network(),
+        bridge: layout.bridge.clone(),
+        nft_table: layout.nft_table.clone(),
+        pod_cidr,
+        mtu: None,
+    })
+    .map_err(Error::network("opening the pod network"))
+}

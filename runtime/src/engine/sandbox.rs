@@ -1,0 +1,265 @@
+//! Makes sandboxes: CRI's `RunPodSandbox`.
+//!
+//! In: CRI's configuration. Out: a sandbox that is READY, with addresses; or nothing at all, and every error met on the
+//! way. The order: intent on disk; supervisor and bundle side by side; infra created; infra started and network
+//! attached side by side; ready on disk. A crash in between leaves an intent, which the next engine removes.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use pintle_cni::{Attach, Netns};
+use pintle_cri_api::v1::{LinuxContainerResources, PodSandboxConfig, RunPodSandboxRequest};
+use pintle_shim_protocol::{Answer, ContainerState, CreateContainer, Request};
+use tracing::{Instrument as _, info_span};
+
+use super::{
+    Engine, blocking, detached,
+    error::{Error, Failures, Result},
+    host, ids,
+    launch::{self, SOCKET},
+    layout,
+    records::{self, NamespaceMode, SandboxConfig, SandboxPhase, SandboxRecord},
+    sandbox_files,
+    state::Sandbox,
+    supervisor_client::{Connection, unexpected},
+    view,
+    watch::SandboxListener,
+};
+use crate::spec::{dns, infra, namespaces, resources, validate};
+
+/// How long making a container may take.
+pub const CREATE_LIMIT: Duration = Duration::from_secs(30);
+/// How long any other request to a supervisor may take.
+pub const REQUEST_LIMIT: Duration = Duration::from_secs(120);
+/// The infra container's oom_score_adj, as the kubelet sets it.
+const INFRA_OOM_SCORE: i32 = -998;
+
+impl Engine {
+    /// Makes a sandbox and returns its id.
+    ///
+    /// # Errors
+    /// When any step fails; nothing is left of it then.
+    pub async fn run_pod_sandbox(self: &Arc<Self>, request: RunPodSandboxRequest) -> Result<String> {
+        let config = request.config.unwrap_or_default();
+        validate::sandbox(&config)?;
+        if !request.runtime_handler.is_empty() {
+            let text = format!("there is no runtime handler {:?}", request.runtime_handler);
+            return Err(Error::InvalidArgument(text));
+        }
+        let kept = kept_config(&config, request.runtime_handler)?;
+        let resolv_conf = dns::resolv_conf(config.dns_config.as_ref(), &sandbox_files::node_resolv_conf())?;
+        let asked_parent = config.linux.map(|linux| linux.cgroup_parent).unwrap_or_default();
+        let engine = Arc::clone(self);
+        let span = info_span!("run_pod_sandbox", namespace = %kept.namespace, name = %kept.name);
+        detached(async move { engine.make_sandbox(kept, resolv_conf, asked_parent).await }.instrument(span))
+            .await
+    }
+
+    async fn make_sandbox(
+        self: Arc<Self>,
+        config: SandboxConfig,
+        resolv_conf: String,
+        asked_parent: String,
+    ) -> Result<String> {
+        let id = ids::generate()?;
+        let (cgroup_parent, owns_parent) = self.cgroup_parent(&asked_parent, &id);
+        let record = SandboxRecord {
+            v: records::VERSION,
+            id: id.clone(),
+            boot: self.boot.clone(),
+            phase: SandboxPhase::Intent,
+            config,
+            cgroup_parent,
+            owns_parent,
+            created_at: host::now(),
+            infra_pid: None,
+            ips: Vec::new(),
+        };
+        let sandbox = Arc::new(Sandbox::new(record, self.layout.sandbox(&id)));
+        let op = sandbox.op.lock().await;
+        match self.bring_up(&sandbox, resolv_conf).await {
+            Ok(()) => {
+                drop(op);
+                self.publish_sandbox(&sandbox, view::CREATED);
+                self.publish_sandbox(&sandbox, view::STARTED);
+                Ok(id)
+            }
+            Err(error) => {
+                let mut failures = Failures::default();
+                failures.note::<()>(Err(error));
+                failures.note(self.take_down(&sandbox).await);
+                failures.note(self.remove_sandbox_files(&sandbox).await);
+                self.forget_sandbox(&sandbox.id);
+                failures.into_result().map(|()| id)
+            }
+        }
+    }
+
+    async fn bring_up(self: &Arc<Self>, sandbox: &Arc<Sandbox>, resolv_conf: String) -> Result<()> {
+        let record = sandbox.record();
+        let dir = sandbox.dir.clone();
+        blocking({
+            let record = record.clone();
+            move || {
+                sandbox_files::make_dir(&dir)?;
+                records::save(&dir, &record)
+            }
+        })
+        .instrument(info_span!("intent"))
+        .await?;
+        // Known, but not listed: events find it, callers do not.
+        self.insert_sandbox(sandbox);
+        let connect = self.start_supervisor(sandbox).instrument(info_span!("supervisor"));
+        let prepare = self.prepare_sandbox(sandbox, resolv_conf).instrument(info_span!("bundle"));
+        let (connection, bundle) = tokio::try_join!(connect, prepare)?;
+        // Before it is created: an end reported at any moment from now on turns this off again.
+        sandbox.set_infra_alive(true);
+        let pid = create_infra(&connection, sandbox, bundle, self.clamp_oom(INFRA_OOM_SCORE))
+            .instrument(info_span!("infra_create"))
+            .await?;
+        sandbox.update(|record| record.infra_pid = Some(pid));
+        let start = start_infra(&connection, sandbox).instrument(info_span!("infra_start"));
+        let attach = self.attach_network(sandbox, pid).instrument(info_span!("network"));
+        let ((), ips) = tokio::try_join!(start, attach)?;
+        let record = sandbox.update(|record| {
+            record.phase = SandboxPhase::Ready;
+            record.ips = ips;
+        });
+        let dir = sandbox.dir.clone();
+        blocking(move || records::save(&dir, &record)).instrument(info_span!("record")).await?;
+        match sandbox.is_ready() {
+            true => Ok(()),
+            false => Err(Error::Internal("the infra container ended at once".to_owned())),
+        }
+    }
+
+    async fn start_supervisor(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<Connection> {
+        let cgroup = self.supervisor_cgroup(&sandbox.id);
+        launch::launch(&self.config.shim, &sandbox.id, &sandbox.dir, &cgroup).await?;
+        let (connection, _) = self.connect(sandbox).await?;
+        Ok(connection)
+    }
+
+    /// Connects to a sandbox's supervisor and keeps the connection.
+    pub(crate) async fn connect(
+        self: &Arc<Self>,
+        sandbox: &Arc<Sandbox>,
+    ) -> Result<(Connection, Vec<ContainerState>)> {
+        let socket = sandbox.dir.join(SOCKET);
+        let listener = SandboxListener::new(self, &sandbox.id);
+        let (connection, known) = Connection::open(&socket, listener)
+            .await
+            .map_err(Error::supervisor("connecting to the supervisor"))?;
+        sandbox.set_connection(Some(connection.clone()));
+        Ok((connection, known))
+    }
+
+    async fn prepare_sandbox(&self, sandbox: &Sandbox, resolv_conf: String) -> Result<PathBuf> {
+        let record = sandbox.record();
+        let dir = sandbox.dir.clone();
+        let rootfs = self.layout.pause_rootfs();
+        let cgroups = Arc::clone(&self.cgroups);
+        let cgroup = layout::join_cgroup(&record.cgroup_parent, &record.id);
+        let limits = LinuxContainerResources { cpu_shares: 2, ..Default::default() };
+        let resources = resources::oci(&limits, &self.host)?;
+        blocking(move || {
+            if record.owns_parent {
+                cgroups.ensure(&record.cgroup_parent)?;
+            }
+            sandbox_files::prepare(&dir, &record.config, &resolv_conf)?;
+            let bundle = dir.join(sandbox_files::INFRA);
+            let input = infra::Input { config: &record.config, rootfs: &rootfs, cgroup: &cgroup, resources };
+            sandbox_files::write_bundle(&bundle, &infra::spec(input)?)?;
+            Ok(bundle)
+        })
+        .await
+    }
+
+    async fn attach_network(&self, sandbox: &Sandbox, pid: i32) -> Result<Vec<String>> {
+        let record = sandbox.record();
+        if record.config.network == NamespaceMode::Node {
+            return Ok(Vec::new());
+        }
+        let network = Arc::clone(&self.network);
+        blocking(move || {
+            let path = format!("/proc/{pid}/ns/net");
+            let netns = Netns::Path(Path::new(&path));
+            let request = Attach { sandbox: &record.id, pod_uid: &record.config.uid, netns };
+            let attachment = network.attach(&request).map_err(Error::network("attaching the pod network"))?;
+            Ok(vec![attachment.ip.to_string()])
+        })
+        .await
+    }
+
+    /// The pod's cgroup, and whether the engine makes it: it does when nobody else has.
+    fn cgroup_parent(&self, asked: &str, id: &str) -> (String, bool) {
+        if asked.is_empty() {
+            let name = format!("pod{id}");
+            return (layout::join_cgroup(&self.layout.default_pods_cgroup(), &name), true);
+        }
+        let parent = layout::join_cgroup("/", asked);
+        let owns = !self.cgroups.exists(&parent);
+        (parent, owns)
+    }
+
+    /// An oom_score_adj that the engine can set: without CAP_SYS_RESOURCE not below its own.
+    pub(crate) fn clamp_oom(&self, wanted: i32) -> i32 {
+        let clamped = wanted.clamp(self.host.oom_floor, 1000);
+        if clamped != wanted {
+            tracing::debug!(wanted, clamped, "oom_score_adj cannot be lowered without CAP_SYS_RESOURCE");
+        }
+        clamped
+    }
+}
+
+async fn create_infra(
+    connection: &Connection,
+    sandbox: &Sandbox,
+    bundle: PathBuf,
+    oom_score_adj: i32,
+) -> Result<i32> {
+    let request = Request::Create(CreateContainer {
+        container: sandbox.id.clone(),
+        bundle: bundle.to_string_lossy().into_owned(),
+        infra: true,
+        log_path: None,
+        stdin: false,
+        kill_all_on_exit: false,
+        oom_score_adj: Some(oom_score_adj),
+    });
+    let answer = connection.request(request, CREATE_LIMIT).await;
+    match answer.map_err(Error::supervisor("creating the infra container"))? {
+        Answer::Created { pid } => Ok(pid),
+        other => Err(Error::supervisor("creating the infra container")(unexpected(&other))),
+    }
+}
+
+async fn start_infra(connection: &Connection, sandbox: &Sandbox) -> Result<()> {
+    let request = Request::Start { container: sandbox.id.clone() };
+    let answer = connection.request(request, REQUEST_LIMIT).await;
+    answer.map(drop).map_err(Error::supervisor("starting the infra container"))
+}
+
+fn kept_config(config: &PodSandboxConfig, runtime_handler: String) -> Result<SandboxConfig> {
+    let metadata = config.metadata.clone().unwrap_or_default();
+    let security = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let options = security.and_then(|s| s.namespace_options.clone()).unwrap_or_default();
+    Ok(SandboxConfig {
+        name: metadata.name,
+        namespace: metadata.namespace,
+        uid: metadata.uid,
+        attempt: metadata.attempt,
+        hostname: config.hostname.clone(),
+        log_directory: config.log_directory.clone(),
+        labels: config.labels.clone(),
+        annotations: config.annotations.clone(),
+        runtime_handler,
+        network: namespaces::mode(options.network, "namespace_options.network")?,
+        pid: namespaces::mode(options.pid, "namespace_options.pid")?,
+        ipc: namespaces::mode(options.ipc, "namespace_options.ipc")?,
+        privileged: security.is_some_and(|s| s.privileged),
+    })
+}

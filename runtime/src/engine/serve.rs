@@ -1,0 +1,113 @@
+//! Serves CRI and Pintle's extension on a unix socket.
+//!
+//! In: a listener, a future that ends when it is time to stop. Out: calls to `cri`. Stopping closes the socket and lets
+//! calls under way finish for a moment; pods are not touched.
+
+use std::{
+    fs,
+    future::Future,
+    io,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{net::UnixListener, sync::watch};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{service::Routes, transport::Server};
+
+use super::{
+    Engine,
+    error::{Error, Result},
+};
+
+/// How long calls under way may take when serving ends.
+const FINISH_LIMIT: Duration = Duration::from_secs(5);
+
+/// Makes the socket that the engine listens on, for root only. A socket that nobody listens on any more is replaced.
+///
+/// # Errors
+/// When somebody listens there already, or the socket cannot be made.
+pub fn bind(path: &Path) -> Result<UnixListener> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(Error::io("making", parent))?;
+    }
+    if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            let text = format!("somebody listens on {} already", path.display());
+            return Err(Error::FailedPrecondition(text));
+        }
+        fs::remove_file(path).map_err(Error::io("removing the stale socket", path))?;
+    }
+    let listener = UnixListener::bind(path).map_err(Error::io("listening on", path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+        .map_err(Error::io("changing the mode of", path))?;
+    Ok(listener)
+}
+
+impl Engine {
+    /// The engine's services, for a caller who adds some of its own to the same socket.
+    #[must_use]
+    pub fn routes(self: &Arc<Self>) -> Routes {
+        Routes::default()
+            .add_service(pintle_cri_api::runtime_server(Arc::clone(self)))
+            .add_service(pintle_cri_api::image_server(Arc::clone(self)))
+            .add_service(pintle_cri_api::ext_images_server(Arc::clone(self)))
+    }
+
+    /// Serves until `shutdown` ends. The pods run on.
+    ///
+    /// # Errors
+    /// When the transport fails.
+    pub async fn serve(
+        self: Arc<Self>,
+        listen: UnixListener,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<()> {
+        let routes = self.routes();
+        self.serve_routes(routes, listen, shutdown).await
+    }
+
+    /// As [`Self::serve`], with the caller's routes, which should begin with [`Self::routes`].
+    ///
+    /// # Errors
+    /// As [`Self::serve`].
+    pub async fn serve_routes(
+        self: Arc<Self>,
+        routes: Routes,
+        listen: UnixListener,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<()> {
+        self.serving_ends.send_replace(false);
+        let stopped = self.serving_ends.subscribe();
+        let server = Server::builder()
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listen), wait_until(stopped));
+        tokio::pin!(server);
+        tokio::select! {
+            // Both are polled to their end; the one that is left is finished below.
+            ended = &mut server => return ended.map_err(transport),
+            () = shutdown => {}
+        }
+        self.serving_ends.send_replace(true);
+        match tokio::time::timeout(FINISH_LIMIT, server).await {
+            Ok(ended) => ended.map_err(transport),
+            Err(_) => {
+                tracing::info!("calls that had not finished were given up");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Ends when the flag is set, or nobody can set it any more.
+pub(crate) async fn wait_until(mut flag: watch::Receiver<bool>) {
+    if flag.wait_for(|set| *set).await.is_err() {
+        tracing::trace!("serving ends");
+    }
+}
+
+fn transport(error: tonic::transport::Error) -> Error {
+    Error::Io { operation: "serving CRI on", path: "the socket".into(), source: io::Error::other(error) }
+}

@@ -1,0 +1,312 @@
+//! The engine's end of a supervisor's socket.
+//!
+//! In: requests of the operations on a sandbox, each with its own time limit. Out: answers, by the request's number;
+//! events and the end of the connection to a [`Listener`], called from the connection's own task, in order. One
+//! supervisor that hangs delays only those who asked it. It decides nothing: what the end of a connection means is
+//! found out in `engine::watch`.
+//!
+//! ```text
+//!  request ── sendmsg(SEQPACKET, +fds) ──► supervisor
+//!     │ pending[seq] = oneshot                  │
+//!     └────────────◄── reader task ◄── recv ────┘──► Listener::event / Listener::closed
+//! ```
+
+use std::{
+    collections::HashMap,
+    io::{self, IoSlice},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use pintle_shim_protocol::{
+    Answer, ContainerState, Envelope, Event, Failure, MAX_MESSAGE, Message, OLDEST_VERSION, Outcome, Request,
+    VERSION,
+};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType,
+};
+use tokio::{io::Interest, net::UnixDatagram, sync::oneshot, time::timeout};
+
+/// How long a connection's first answer may take.
+const HELLO_LIMIT: Duration = Duration::from_secs(10);
+
+/// The most requests that may be unanswered on one connection.
+const MAX_PENDING: usize = 1024;
+
+/// Why a request got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no supervisor at the socket.
+    #[error("connecting to the supervisor at {}", path.display())]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The request could not be sent.
+    #[error("sending to the supervisor")]
+    Send(#[source] io::Error),
+    /// The connection ended before the answer came.
+    #[error("the supervisor closed the connection")]
+    Closed,
+    /// The answer did not come in time.
+    #[error("the supervisor gave no answer in {0:?}")]
+    TimedOut(Duration),
+    /// Too many requests wait for answers, or too many connections to be taken.
+    #[error("the supervisor has too much to do")]
+    Busy,
+    /// The supervisor said no.
+    #[error("the supervisor refused")]
+    Refused(#[source] Failure),
+    /// The answer is none to this request.
+    #[error("the supervisor gave an answer that does not fit the request: {0}")]
+    Unexpected(String),
+}
+
+impl Error {
+    /// The supervisor's own words, when it refused.
+    #[must_use]
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Refused(failure) => Some(failure),
+            Self::Connect { .. }
+            | Self::Send(_)
+            | Self::Closed
+            | Self::TimedOut(_)
+            | Self::Busy
+            | Self::Unexpected(_) => None,
+        }
+    }
+}
+
+/// Who is told what a supervisor reports. Called from the connection's task; must not block.
+pub trait Listener: Send + Sync + 'static {
+    /// Something happened to a container.
+    fn event(&self, event: Event);
+    /// The connection is over: nothing more will come from it.
+    fn closed(&self);
+}
+
+type Waiting = oneshot::Sender<Result<Answer, Error>>;
+
+/// One connection. Cheap to clone; the connection ends when the supervisor ends it or [`Connection::close`] is called.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    shared: Arc<Shared>,
+    /// The supervisor's pid.
+    pub pid: i32,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// A SEQPACKET socket; tokio's datagram type only waits for it, the calls are our own.
+    socket: UnixDatagram,
+    next: AtomicU64,
+    /// `None` when the connection is over.
+    pending: Mutex<Option<HashMap<u64, Waiting>>>,
+}
+
+impl Connection {
+    /// Connects, agrees on a version and asks for events. Returns what the supervisor knows at that moment.
+    ///
+    /// # Errors
+    /// When nobody listens, or the supervisor does not speak our version, or does not answer.
+    pub async fn open<L: Listener>(path: &Path, listener: L) -> Result<(Self, Vec<ContainerState>), Error> {
+        let socket = connect(path).map_err(|source| match source.kind() {
+            // It listens, and others wait before us.
+            io::ErrorKind::WouldBlock => Error::Busy,
+            _ => Error::Connect { path: path.to_owned(), source },
+        })?;
+        let pending = Mutex::new(Some(HashMap::new()));
+        let shared = Arc::new(Shared { socket, next: AtomicU64::new(1), pending });
+        tokio::spawn(read_packets(Arc::clone(&shared), listener));
+        let mut connection = Self { shared, pid: 0 };
+        let hello = Request::Hello { oldest: OLDEST_VERSION, newest: VERSION };
+        connection.pid = match connection.request(hello, HELLO_LIMIT).await? {
+            Answer::Hello { pid, .. } => pid,
+            other => return Err(unexpected(&other)),
+        };
+        let known = connection.list_by(Request::Subscribe).await?;
+        Ok((connection, known))
+    }
+
+    /// Sends a request and waits for its answer, but not longer than `limit`.
+    ///
+    /// # Errors
+    /// When the supervisor refuses, does not answer in time, or is gone.
+    pub async fn request(&self, request: Request, limit: Duration) -> Result<Answer, Error> {
+        self.request_with_fds(request, &[], limit).await
+    }
+
+    /// As [`Self::request`], with descriptors for the supervisor.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn request_with_fds(
+        &self,
+        request: Request,
+        fds: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> Result<Answer, Error> {
+        let seq = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = oneshot::channel();
+        let waiting = Pending::register(&self.shared, seq, sender)?;
+        let envelope = Envelope { seq, request };
+        let packet = serde_json::to_vec(&envelope).map_err(|e| Error::Unexpected(e.to_string()))?;
+        let exchange = async {
+            self.send(&packet, fds).await?;
+            answer.await.unwrap_or(Err(Error::Closed))
+        };
+        let outcome = timeout(limit, exchange).await.unwrap_or(Err(Error::TimedOut(limit)));
+        drop(waiting);
+        outcome
+    }
+
+    /// What the supervisor knows now.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn list(&self) -> Result<Vec<ContainerState>, Error> {
+        self.list_by(Request::List).await
+    }
+
+    /// Whether the connection is over.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        lock(&self.shared.pending).is_none()
+    }
+
+    /// Ends the connection; the supervisor lives on.
+    pub fn close(&self) {
+        // ENOTCONN says that it has ended already.
+        rustix::net::shutdown(&self.shared.socket, rustix::net::Shutdown::Both).unwrap_or(());
+    }
+
+    async fn list_by(&self, request: Request) -> Result<Vec<ContainerState>, Error> {
+        match self.request(request, HELLO_LIMIT).await? {
+            Answer::List { containers } => Ok(containers),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn send(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        let result = self
+            .shared
+            .socket
+            .async_io(Interest::WRITABLE, || send_packet(self.shared.socket.as_fd(), packet, fds))
+            .await;
+        result.map_err(|e| match e.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Error::Closed,
+            _ => Error::Send(e),
+        })
+    }
+}
+
+/// The complaint about an answer that fits no request of ours.
+#[must_use]
+pub fn unexpected(answer: &Answer) -> Error {
+    Error::Unexpected(format!("{answer:?}"))
+}
+
+/// A place in the table of unanswered requests, given back when the asker stops waiting.
+struct Pending<'a> {
+    shared: &'a Shared,
+    seq: u64,
+}
+
+impl<'a> Pending<'a> {
+    fn register(shared: &'a Shared, seq: u64, sender: Waiting) -> Result<Self, Error> {
+        let mut pending = lock(&shared.pending);
+        let table = pending.as_mut().ok_or(Error::Closed)?;
+        if table.len() >= MAX_PENDING {
+            return Err(Error::Busy);
+        }
+        table.insert(seq, sender);
+        Ok(Self { shared, seq })
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if let Some(table) = lock(&self.shared.pending).as_mut() {
+            table.remove(&self.seq);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The connection's task: takes packets until the supervisor ends the connection.
+async fn read_packets<L: Listener>(shared: Arc<Shared>, listener: L) {
+    let mut buffer = vec![0u8; MAX_MESSAGE];
+    loop {
+        let received = shared
+            .socket
+            .async_io(Interest::READABLE, || {
+                let (_, length) = rustix::net::recv(&shared.socket, &mut buffer[..], RecvFlags::DONTWAIT)?;
+                Ok(length)
+            })
+            .await;
+        match received {
+            Ok(length) if length > 0 && length <= buffer.len() => {
+                take_packet(&shared, &listener, &buffer[..length]);
+            }
+            Ok(_) | Err(_) => break,
+        }
+    }
+    // Dropping the senders tells everybody who waits that the connection is over.
+    drop(lock(&shared.pending).take());
+    listener.closed();
+}
+
+fn take_packet<L: Listener>(shared: &Shared, listener: &L, packet: &[u8]) {
+    match serde_json::from_slice(packet) {
+        Ok(Message::Event { event }) => listener.event(event),
+        Ok(Message::Reply { seq, outcome }) => {
+            let waiting = lock(&shared.pending).as_mut().and_then(|table| table.remove(&seq));
+            let result = match outcome {
+                Outcome::Answer(answer) => Ok(answer),
+                Outcome::Error(failure) => Err(Error::Refused(failure)),
+            };
+            // An asker that has stopped waiting does not care.
+            waiting.map_or(Ok(()), |sender| sender.send(result)).unwrap_or(());
+        }
+        Err(error) => tracing::warn!(%error, "a supervisor sent a packet that cannot be understood"),
+    }
+}
+
+fn connect(path: &Path) -> io::Result<UnixDatagram> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket: OwnedFd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    // A path longer than sun_path is reached through its directory's descriptor.
+    let directory = rustix::fs::open(
+        path.parent().unwrap_or(Path::new("/")),
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let address = format!("/proc/self/fd/{}/{name}", std::os::fd::AsRawFd::as_raw_fd(&directory));
+    rustix::net::connect(&socket, &SocketAddrUnix::new(address.as_str())?)?;
+    UnixDatagram::from_std(socket.into())
+}
+
+fn send_packet(socket: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "more descriptors than a packet may carry"));
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    rustix::net::sendmsg(socket, &[IoSlice::new(packet)], &mut control, flags)?;
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! What is mounted in a container, and what is hidden there.
+//!
+//! In: CRI's mounts, already checked and resolved on the node; the sandbox's files. Out: OCI's list: the kernel's file
+//! systems first, the sandbox's files, then the mounts asked for, those nearer the root first.
+
+use std::path::{Path, PathBuf};
+
+use pintle_cri_api::v1::{Mount, MountPropagation};
+use serde_json::{Value, json};
+
+use super::Error;
+
+/// A mount of a CRI request, with its paths as they were found on the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedMount {
+    /// Where it comes from, links followed.
+    pub source: PathBuf,
+    /// Where it goes, links inside the container's root followed.
+    pub destination: String,
+    /// Whether nothing may be written through it.
+    pub readonly: bool,
+    /// Whether that also holds for the mounts below it.
+    pub recursive_read_only: bool,
+    /// How mounts travel through it.
+    pub propagation: MountPropagation,
+}
+
+/// How the kernel's own file systems are mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KernelMounts {
+    /// Whether `/sys` may be written to.
+    pub privileged: bool,
+    /// Whether there is a cgroup v2 to show. On v1 the mount's `ro` is not honoured, so there is none.
+    pub cgroup_v2: bool,
+}
+
+const MASKED: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+
+const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The paths hidden from a container that does not say otherwise.
+#[must_use]
+pub fn default_masked() -> Vec<String> {
+    MASKED.iter().map(ToString::to_string).collect()
+}
+
+/// The paths that a container that does not say otherwise may only read.
+#[must_use]
+pub fn default_readonly() -> Vec<String> {
+    READONLY.iter().map(ToString::to_string).collect()
+}
+
+/// The kernel's file systems: proc, dev, pts, mqueue, sys and, on v2, cgroup.
+#[must_use]
+pub fn kernel(how: KernelMounts) -> Vec<Value> {
+    let access = if how.privileged { "rw" } else { "ro" };
+    let mut list = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
+    ];
+    if how.cgroup_v2 {
+        let options = ["nosuid", "noexec", "nodev", "relatime", access];
+        list.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", &options));
+    }
+    list
+}
+
+/// A file or directory of the sandbox, bound into a container.
+#[must_use]
+pub fn bind(source: &Path, destination: &str, readonly: bool) -> Value {
+    let access = if readonly { "ro" } else { "rw" };
+    json!({"destination": destination, "type": "bind", "source": source, "options": ["rbind", "rprivate", access]})
+}
+
+/// The mounts asked for, those nearer the root first, so that none hides another.
+#[must_use]
+pub fn wanted(mounts: &[ResolvedMount]) -> Vec<Value> {
+    let mut ordered: Vec<&ResolvedMount> = mounts.iter().collect();
+    ordered.sort_by_key(|mount| depth(&mount.destination));
+    ordered.into_iter().map(one).collect()
+}
+
+/// How mounts travel between the container's root and the node, as the mounts need it.
+#[must_use]
+pub fn rootfs_propagation(mounts: &[ResolvedMount]) -> Option<&'static str> {
+    let has = |kind| mounts.iter().any(|mount| mount.propagation == kind);
+    if has(MountPropagation::PropagationBidirectional) {
+        return Some("rshared");
+    }
+    has(MountPropagation::PropagationHostToContainer).then_some("rslave")
+}
+
+/// Checks a mount as far as that is possible without looking at the node.
+///
+/// # Errors
+/// When it asks for something that cannot be or is not built yet.
+pub fn check(mount: &Mount) -> Result<MountPropagation, Error> {
+    let propagation = MountPropagation::try_from(mount.propagation)
+        .map_err(|_| Error::invalid("mounts", format!("there is no propagation {}", mount.propagation)))?;
+    if mount.image.as_ref().is_some_and(|image| !image.image.is_empty()) {
+        return Err(Error::unsupported("mounts.image", "image volumes are not supported yet"));
+    }
+    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
+        return Err(Error::unsupported("mounts.uidMappings", "mapped mounts are not supported yet"));
+    }
+    if mount.host_path.is_empty() || !mount.container_path.starts_with('/') {
+        let reason = format!("{:?} on {:?}: both paths are needed", mount.host_path, mount.container_path);
+        return Err(Error::invalid("mounts", reason));
+    }
+    if mount.recursive_read_only && !mount.readonly {
+        return Err(Error::invalid("mounts.recursive_read_only", "needs readonly as well"));
+    }
+    if mount.recursive_read_only && propagation != MountPropagation::PropagationPrivate {
+        return Err(Error::invalid("mounts.recursive_read_only", "needs private propagation"));
+    }
+    Ok(propagation)
+}
+
+/// How many components a path has.
+#[must_use]
+pub fn depth(path: &str) -> usize {
+    path.split('/').filter(|part| !part.is_empty()).count()
+}
+
+fn one(mount: &ResolvedMount) -> Value {
+    let propagation = match mount.propagation {
+        MountPropagation::PropagationPrivate => "rprivate",
+        MountPropagation::PropagationHostToContainer => "rslave",
+        MountPropagation::PropagationBidirectional => "rshared",
+    };
+    let access = match (mount.readonly, mount.recursive_read_only) {
+        (_, true) => "rro",
+        (true, false) => "ro",
+        (false, false) => "rw",
+    };
+    json!({
+        "destination": mount.destination, "type": "bind", "source": mount.source,
+        "options": ["rbind", propagation, access],
+    })
+}
+
+fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Value {
+    json!({"destination": destination, "type": kind, "source": source, "options": options})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(destination: &str) -> ResolvedMount {
+        ResolvedMount {
+            source: PathBuf::from("/srv"),
+            destination: destination.to_owned(),
+            readonly: false,
+            recursive_read_only: false,
+            propagation: MountPropagation::PropagationPrivate,
+        }
+    }
+
+    #[test]
+    fn mounts_nearer_the_root_come_first_and_equals_keep_their_order() {
+        let list = wanted(&[resolved("/a/b/c"), resolved("/z"), resolved("/a")]);
+        let order: Vec<_> = list.iter().map(|v| v["destination"].as_str().unwrap()).collect();
+        assert_eq!(order, ["/z", "/a", "/a/b/c"]);
+    }
+
+    #[test]
+    fn access_and_propagation_become_options() {
+        let mut mount = resolved("/a");
+        assert_eq!(one(&mount)["options"], json!(["rbind", "rprivate", "rw"]));
+        mount.readonly = true;
+        mount.propagation = MountPropagation::PropagationHostToContainer;
+        assert_eq!(one(&mount)["options"], json!(["rbind", "rslave", "ro"]));
+        assert_eq!(rootfs_propagation(&[mount.clone()]), Some("rslave"));
+        mount.recursive_read_only = true;
+        assert_eq!(one(&mount)["options"][2], "rro");
+        mount.propagation = MountPropagation::PropagationBidirectional;
+        assert_eq!(rootfs_propagation(&[mount]), Some("rshared"));
+        assert_eq!(rootfs_propagation(&[resolved("/a")]), None);
+    }
+
+    #[test]
+    fn on_v1_there_is_no_cgroup_mount_because_its_ro_is_ignored() {
+        let v1 = kernel(KernelMounts { privileged: false, cgroup_v2: false });
+        assert!(v1.iter().all(|mount| mount["type"] != "cgroup"));
+        let v2 = kernel(KernelMounts { privileged: false, cgroup_v2: true });
+        let cgroup = v2.iter().find(|mount| mount["type"] == "cgroup").unwrap();
+        assert!(cgroup["options"].as_array().unwrap().contains(&json!("ro")));
+    }
+
+    #[test]
+    fn what_cannot_be_mounted_is_refused_in_words() {
+        let good =
+            Mount { host_path: "/a".to_owned(), container_path: "/b".to_owned(), ..Default::default() };
+        assert!(check(&good).is_ok());
+        assert!(check(&Mount { propagation: 9, ..good.clone() }).is_err());
+        assert!(check(&Mount { host_path: String::new(), ..good.clone() }).is_err());
+        assert!(check(&Mount { container_path: "b".to_owned(), ..good.clone() }).is_err());
+        assert!(check(&Mount { recursive_read_only: true, ..good.clone() }).is_err());
+        let image = Some(pintle_cri_api::v1::ImageSpec { image: "x".to_owned(), ..Default::default() });
+        assert!(matches!(check(&Mount { image, ..good }), Err(Error::Unsupported { .. })));
+    }
+}

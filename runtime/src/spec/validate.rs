@@ -1,0 +1,178 @@
+//! Refuses, in words, what a request asks for and this engine does not do yet.
+//!
+//! In: CRI configurations. Out: nothing, or the first field that cannot be had. Called before anything is made.
+
+use pintle_cri_api::v1::{
+    ContainerConfig, LinuxContainerSecurityContext, NamespaceMode as CriMode, PodSandboxConfig,
+    SecurityProfile, security_profile::ProfileType,
+};
+
+use super::{Error, mounts, namespaces};
+
+/// Checks a sandbox's configuration.
+///
+/// # Errors
+/// When it asks for something that cannot be or is not built yet.
+pub fn sandbox(config: &PodSandboxConfig) -> Result<(), Error> {
+    let linux = config.linux.as_ref();
+    let security = linux.and_then(|linux| linux.security_context.as_ref());
+    namespaces::refuse_user_namespaces(security.and_then(|s| s.namespace_options.as_ref()))?;
+    let profile = security.and_then(|s| s.seccomp.as_ref());
+    // Every kubelet asks for RuntimeDefault here. It concerns the infra container alone, which runs our own pause
+    // program and never a word of the user's; a profile of the user's own is another matter.
+    if profile.is_none_or(|p| p.profile_type != ProfileType::RuntimeDefault as i32) {
+        seccomp(profile, security.map_or("", |s| old_sandbox_profile(s)))?;
+    }
+    if linux.is_some_and(|linux| !linux.sysctls.is_empty()) {
+        return Err(Error::unsupported("sysctls", "sysctls are not supported yet"));
+    }
+    if let Some(mapping) = config.port_mappings.iter().find(|mapping| mapping.host_port != 0) {
+        let reason =
+            format!("host port {} is asked for, and host ports are not supported yet", mapping.host_port);
+        let on_node_network = security
+            .and_then(|s| s.namespace_options.as_ref())
+            .is_some_and(|options| options.network == CriMode::Node as i32);
+        if !on_node_network {
+            return Err(Error::unsupported("port_mappings", reason));
+        }
+    }
+    if config.hostname.len() > 64 || config.hostname.contains(|c: char| c.is_control() || c == '/') {
+        return Err(Error::invalid("hostname", format!("{:?} cannot be a host name", config.hostname)));
+    }
+    if !config.log_directory.is_empty() && !config.log_directory.starts_with('/') {
+        return Err(Error::invalid("log_directory", "is not absolute"));
+    }
+    Ok(())
+}
+
+/// Checks a container's configuration.
+///
+/// # Errors
+/// When it asks for something that cannot be or is not built yet.
+pub fn container(config: &ContainerConfig) -> Result<(), Error> {
+    if config.metadata.as_ref().is_none_or(|metadata| metadata.name.is_empty()) {
+        return Err(Error::invalid("metadata.name", "is missing"));
+    }
+    if config.image.as_ref().is_none_or(|image| image.image.is_empty()) {
+        return Err(Error::invalid("image", "is missing"));
+    }
+    if config.tty {
+        return Err(Error::unsupported("tty", "terminals are not supported yet"));
+    }
+    if !config.cdi_devices.is_empty() {
+        return Err(Error::unsupported("CDI_devices", "CDI devices are not supported yet"));
+    }
+    if config.log_path.split('/').any(|part| part == "..") || config.log_path.starts_with('/') {
+        return Err(Error::invalid("log_path", "leads out of the log directory"));
+    }
+    for mount in &config.mounts {
+        mounts::check(mount)?;
+    }
+    let security = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    security.map_or(Ok(()), container_security)
+}
+
+fn container_security(security: &LinuxContainerSecurityContext) -> Result<(), Error> {
+    namespaces::refuse_user_namespaces(security.namespace_options.as_ref())?;
+    seccomp(security.seccomp.as_ref(), old_container_profile(security))?;
+    let apparmor = security.apparmor.as_ref();
+    let localhost = apparmor.is_some_and(|p| p.profile_type == ProfileType::Localhost as i32);
+    if localhost {
+        return Err(Error::unsupported("apparmor", "AppArmor profiles are not supported yet"));
+    }
+    let selinux = security.selinux_options.as_ref();
+    if selinux.is_some_and(|o| [&o.user, &o.role, &o.r#type, &o.level].iter().any(|part| !part.is_empty())) {
+        return Err(Error::unsupported("selinux_options", "SELinux labels are not supported yet"));
+    }
+    Ok(())
+}
+
+/// No profile, and "unconfined", are what there is now; anything else would be a promise that is not kept.
+fn seccomp(profile: Option<&SecurityProfile>, old: &str) -> Result<(), Error> {
+    let asked = match profile {
+        Some(profile) => profile.profile_type != ProfileType::Unconfined as i32,
+        None => !matches!(old, "" | "unconfined"),
+    };
+    if asked {
+        return Err(Error::unsupported("seccomp", "seccomp profiles are not supported yet; use Unconfined"));
+    }
+    Ok(())
+}
+
+#[expect(deprecated, reason = "an old kubelet may still say it there, and it must not be ignored")]
+fn old_sandbox_profile(security: &pintle_cri_api::v1::LinuxSandboxSecurityContext) -> &str {
+    &security.seccomp_profile_path
+}
+
+#[expect(deprecated, reason = "an old kubelet may still say it there, and it must not be ignored")]
+fn old_container_profile(security: &LinuxContainerSecurityContext) -> &str {
+    &security.seccomp_profile_path
+}
+
+#[cfg(test)]
+mod tests {
+    use pintle_cri_api::v1::{
+        ContainerMetadata, ImageSpec, LinuxContainerConfig, LinuxPodSandboxConfig,
+        LinuxSandboxSecurityContext,
+    };
+
+    use super::*;
+
+    fn good() -> ContainerConfig {
+        ContainerConfig {
+            metadata: Some(ContainerMetadata { name: "c".to_owned(), attempt: 0 }),
+            image: Some(ImageSpec { image: "i".to_owned(), ..Default::default() }),
+            ..Default::default()
+        }
+    }
+
+    fn with_seccomp(kind: ProfileType) -> ContainerConfig {
+        let profile = SecurityProfile { profile_type: kind as i32, ..Default::default() };
+        let security_context =
+            Some(LinuxContainerSecurityContext { seccomp: Some(profile), ..Default::default() });
+        ContainerConfig {
+            linux: Some(LinuxContainerConfig { security_context, ..Default::default() }),
+            ..good()
+        }
+    }
+
+    #[test]
+    fn a_plain_container_and_sandbox_pass() {
+        container(&good()).unwrap();
+        sandbox(&PodSandboxConfig::default()).unwrap();
+    }
+
+    #[test]
+    fn a_seccomp_profile_is_refused_and_never_ignored() {
+        container(&with_seccomp(ProfileType::Unconfined)).unwrap();
+        for kind in [ProfileType::RuntimeDefault, ProfileType::Localhost] {
+            assert!(matches!(container(&with_seccomp(kind)), Err(Error::Unsupported { .. })));
+        }
+    }
+
+    #[test]
+    fn the_infra_container_may_be_asked_to_run_under_the_default_profile_but_not_under_a_users() {
+        for (kind, fits) in [(ProfileType::RuntimeDefault, true), (ProfileType::Localhost, false)] {
+            let seccomp = Some(SecurityProfile { profile_type: kind as i32, ..Default::default() });
+            let security_context = Some(LinuxSandboxSecurityContext { seccomp, ..Default::default() });
+            let linux = Some(LinuxPodSandboxConfig { security_context, ..Default::default() });
+            let config = PodSandboxConfig { linux, ..Default::default() };
+            assert_eq!(sandbox(&config).is_ok(), fits);
+        }
+    }
+
+    #[test]
+    fn a_log_path_cannot_lead_out_of_the_log_directory() {
+        assert!(container(&ContainerConfig { log_path: "../x".to_owned(), ..good() }).is_err());
+        assert!(container(&ContainerConfig { log_path: "/x".to_owned(), ..good() }).is_err());
+        container(&ContainerConfig { log_path: "app/0.log".to_owned(), ..good() }).unwrap();
+    }
+
+    #[test]
+    fn terminals_and_sysctls_are_refused_in_words() {
+        assert!(container(&ContainerConfig { tty: true, ..good() }).is_err());
+        let sysctls = [("kernel.shm_rmid_forced".to_owned(), "1".to_owned())].into();
+        let linux = Some(LinuxPodSandboxConfig { sysctls, ..Default::default() });
+        assert!(sandbox(&PodSandboxConfig { linux, ..Default::default() }).is_err());
+    }
+}
