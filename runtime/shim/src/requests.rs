@@ -36,7 +36,7 @@ impl Supervisor {
             }
             Request::ReopenLog { container } => self.on_reopen(waiter, &container),
             Request::Remove { container } => self.on_remove(waiter, &container),
-            Request::Shutdown => self.on_shutdown(waiter),
+            Request::Shutdown => self.begin_shutdown(Some(waiter)),
         }
     }
 
@@ -93,9 +93,10 @@ impl Supervisor {
         self.reply(waiter, result);
     }
 
-    fn on_shutdown(&mut self, waiter: Waiter) {
+    /// Removes every container; the loop ends with the last one.
+    pub(crate) fn begin_shutdown(&mut self, waiter: Option<Waiter>) {
         self.idle_until = None;
-        self.shutdown.get_or_insert_default().push(waiter);
+        self.shutdown.get_or_insert_default().extend(waiter);
         for id in self.containers.iter().map(|container| container.id.clone()).collect::<Vec<_>>() {
             self.begin_removal(&id, None);
         }

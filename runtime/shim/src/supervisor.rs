@@ -29,7 +29,7 @@ const IDLE: Duration = Duration::from_secs(60);
 #[repr(u32)]
 pub(crate) enum Kind {
     Listener = 1,
-    Children,
+    Signals,
     Connection,
     Helper,
     Report,
@@ -43,7 +43,7 @@ pub(crate) enum Kind {
 
 const KINDS: [Kind; 11] = [
     Kind::Listener,
-    Kind::Children,
+    Kind::Signals,
     Kind::Connection,
     Kind::Helper,
     Kind::Report,
@@ -77,7 +77,7 @@ pub(crate) struct Settings {
 pub(crate) struct Supervisor {
     pub(crate) settings: Settings,
     epoll: OwnedFd,
-    children: SignalFd,
+    signals: SignalFd,
     connections: Vec<Connection>,
     pub(crate) containers: Vec<Container>,
     pub(crate) execs: Vec<Exec>,
@@ -99,11 +99,12 @@ impl Supervisor {
     pub(crate) fn new(settings: Settings) -> io::Result<Self> {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGCHLD);
+        signals.add(Signal::SIGTERM);
         signals.thread_block()?;
-        let children = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let descriptor = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let supervisor = Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-            children,
+            signals: descriptor,
             connections: Vec::new(),
             containers: Vec::new(),
             execs: Vec::new(),
@@ -118,7 +119,7 @@ impl Supervisor {
             settings,
         };
         supervisor.watch(&supervisor.settings.listener, Kind::Listener, 0)?;
-        supervisor.watch(&supervisor.children, Kind::Children, 0)?;
+        supervisor.watch(&supervisor.signals, Kind::Signals, 0)?;
         Ok(supervisor)
     }
 
@@ -158,7 +159,7 @@ impl Supervisor {
     fn dispatch(&mut self, kind: Kind, key: u32) {
         match kind {
             Kind::Listener => self.on_connect(),
-            Kind::Children => self.on_children(),
+            Kind::Signals => self.on_signals(),
             Kind::Connection => self.on_packet(key),
             Kind::Helper => self.on_helper_end(key),
             Kind::Report => self.on_report(key),
@@ -287,10 +288,19 @@ impl Supervisor {
         });
     }
 
+    fn on_signals(&mut self) {
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            if i32::try_from(signal.ssi_signo) == Ok(libc::SIGTERM) {
+                journal::note("SIGTERM: shutting down");
+                self.begin_shutdown(None);
+            }
+        }
+        self.on_children();
+    }
+
     /// Reaps what has ended. Processes that nobody here started (reparented orphans) are reaped and forgotten, unless a
     /// helper or an exec is under way, whose process may not be known yet.
     pub(crate) fn on_children(&mut self) {
-        while let Ok(Some(_)) = self.children.read_signal() {}
         self.unreaped = false;
         while let Ok(Some(pid)) = sys::peek_ended_child() {
             let (helper, init, exec) = (self.helper_of(pid), self.init_of(pid), self.exec_of(pid));

@@ -174,3 +174,26 @@ fn an_exec_ends_with_its_container() {
     let seq = shim.begin_exec("one", "e2", &process, None);
     assert_eq!(shim.client.answer(seq).unwrap_err().code, ErrorCode::NotFound);
 }
+
+#[test]
+fn an_exec_that_hangs_before_it_runs_is_ended() {
+    let mut shim = Shim::start_with(&["--helper-timeout-ms", "1000"]);
+    shim.run("one", "sleep 1000");
+    let process = shim.path("fifo.json");
+    nix::unistd::mkfifo(&process, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let null = fs::File::open("/dev/null").unwrap();
+    let request = Request::Exec {
+        container: "one".to_owned(),
+        exec: "e1".to_owned(),
+        process: process.to_str().unwrap().to_owned(),
+        timeout_ms: None,
+    };
+    let descriptor = std::os::fd::AsFd::as_fd(&null);
+    let seq = shim.client.send(request.clone(), &[descriptor; 3]);
+    // Meanwhile others have their turn.
+    assert_eq!(shim.exec("one", "e2", "true").0, 0);
+    let failure = shim.client.answer(seq).unwrap_err();
+    assert!(failure.message.contains("too long"), "{failure}");
+    let seq = shim.client.send(request, &[descriptor; 2]);
+    assert_eq!(shim.client.answer(seq).unwrap_err().code, ErrorCode::BadRequest);
+}

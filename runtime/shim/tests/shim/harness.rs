@@ -149,6 +149,8 @@ pub(crate) struct Shim {
     pub(crate) base: String,
     pub(crate) client: Client,
     pub(crate) pid: i32,
+    /// The test has ended the supervisor by itself.
+    pub(crate) has_ended: bool,
 }
 
 impl Shim {
@@ -159,7 +161,10 @@ impl Shim {
     pub(crate) fn start_with(arguments: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("pintle-shim-test-").tempdir().unwrap();
         let base = format!("/pintle-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let mut launched = Command::new(env!("CARGO_BIN_EXE_pintle-shim"))
+        // Another build of the supervisor (static, release) can be put to the same tests.
+        let program = std::env::var("PINTLE_SHIM_UNDER_TEST");
+        let program = program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_pintle-shim").to_owned());
+        let mut launched = Command::new(program)
             .args(["--sandbox", "sandbox0", "--cgroup", &format!("{base}/shim"), "--dir"])
             .arg(dir.path())
             .args(arguments)
@@ -178,7 +183,7 @@ impl Shim {
         };
         client.ask(Request::Subscribe).unwrap();
         make_rootfs(&dir.path().join("rootfs"));
-        Self { dir, base, client, pid }
+        Self { dir, base, client, pid, has_ended: false }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -342,8 +347,12 @@ impl Drop for Shim {
         if std::thread::panicking() {
             eprintln!("shim.log:\n{}", self.shim_log());
         }
-        let seq = self.client.send(Request::Shutdown, &[]);
-        let done = self.client.answer(seq);
+        let done = if self.has_ended {
+            Ok(Answer::Done)
+        } else {
+            let seq = self.client.send(Request::Shutdown, &[]);
+            self.client.answer(seq)
+        };
         let alive = || {
             fs::read_to_string(format!("/proc/{}/stat", self.pid)).is_ok_and(|stat| !stat.contains(") Z "))
         };

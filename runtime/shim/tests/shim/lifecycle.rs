@@ -1,6 +1,7 @@
 //! Create, start, exit, kill, remove, reconnect, shutdown.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use pintle_shim_protocol::*;
@@ -181,9 +182,21 @@ fn shutdown_kills_what_runs() {
 }
 
 #[test]
+fn a_terminated_supervisor_takes_its_containers_along_and_records_their_ends() {
+    let mut shim = Shim::start();
+    shim.run("one", "sleep 1000");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim.pid), nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(shim.client.exit_of("one").signal, Some(9));
+    assert!(shim.path("containers/one/exit.json").exists());
+    shim.has_ended = true;
+}
+
+#[test]
 fn an_infra_container_from_the_embedded_pause_shares_its_namespaces() {
     let mut shim = Shim::start();
-    let config = shim.config_for("infra", &["/bin/sleep", "1000"]);
+    fs::write(shim.path("rootfs/pause"), pintle_pause::PAUSE).unwrap();
+    fs::set_permissions(shim.path("rootfs/pause"), fs::Permissions::from_mode(0o755)).unwrap();
+    let config = shim.config_for("infra", &["/pause"]);
     let mut create = shim.bundle("infra", &config);
     create.infra = true;
     create.log_path = None;
@@ -205,8 +218,8 @@ fn an_infra_container_from_the_embedded_pause_shares_its_namespaces() {
     let (code, lines) = shim.output_of("one", &config);
     let net = fs::read_link(format!("/proc/{infra}/ns/net")).unwrap();
     assert_eq!((code, &lines), (0, &vec![format!("stdout F {}", net.display()), "stdout F box".to_owned()]));
-    shim.kill("infra", 9, KillScope::Init);
-    assert_eq!(shim.client.exit_of("infra").code, 137);
+    shim.kill("infra", libc::SIGTERM, KillScope::Init);
+    assert_eq!(shim.client.exit_of("infra").code, 0);
 }
 
 #[test]
