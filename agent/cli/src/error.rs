@@ -155,8 +155,7 @@ mod tests {
 
     #[test]
     fn a_missing_socket_names_the_commands_that_make_one() {
-        let source =
-            ConnectError::NoSocket { path: "/x.sock".into(), source: io::ErrorKind::NotFound.into() };
+        let source = ConnectError::NoSocket { path: "/x.sock".into() };
         let report = CliError::Connect(source).report();
         assert!(report.contains("no such socket /x.sock"), "{report}");
         assert!(report.contains("is 'pintle agent' or 'pintle runtime' running?"), "{report}");

@@ -18,11 +18,11 @@ pub enum ConnectError {
     #[error("endpoint {endpoint:?} is not a unix socket: write unix:///path/to/socket or an absolute path")]
     NotUnix { endpoint: String },
     #[error("no such socket {}: is the agent running?", path.display())]
-    NoSocket { path: PathBuf, source: io::Error },
+    NoSocket { path: PathBuf },
     #[error("nobody listens on {}: is the agent running?", path.display())]
-    Refused { path: PathBuf, source: io::Error },
+    Refused { path: PathBuf },
     #[error("permission denied on {}: run as root", path.display())]
-    Denied { path: PathBuf, source: io::Error },
+    Denied { path: PathBuf },
     #[error("cannot connect to {}", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error("{} accepts connections but does not speak gRPC", path.display())]
@@ -33,11 +33,11 @@ impl ConnectError {
     fn from_io(path: PathBuf, source: io::Error) -> Self {
         let kind = source.kind();
         if kind == io::ErrorKind::NotFound {
-            Self::NoSocket { path, source }
+            Self::NoSocket { path }
         } else if kind == io::ErrorKind::ConnectionRefused {
-            Self::Refused { path, source }
+            Self::Refused { path }
         } else if kind == io::ErrorKind::PermissionDenied {
-            Self::Denied { path, source }
+            Self::Denied { path }
         } else {
             Self::Io { path, source }
         }

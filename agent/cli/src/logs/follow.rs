@@ -71,6 +71,9 @@ impl Follower {
 
     /// The file to read after the current one, once it is in use.
     fn successor(&self, writer: Writer) -> io::Result<Option<LogFile>> {
+        if fs::metadata(&self.path).is_ok_and(|live| (live.dev(), live.ino()) == self.current.inode()) {
+            return Ok(None);
+        }
         let live = match LogFile::open(&self.path) {
             Ok(live) if live.inode() == self.current.inode() => return Ok(None),
             Ok(live) => live,
