@@ -56,6 +56,10 @@ impl<R: Read> Decompressed<R> {
 
 impl<R: Read> Read for Decompressed<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            // zstd takes that for a stalled stream.
+            return Ok(0);
+        }
         match self {
             Self::Plain(rest) => rest.read(buf),
             Self::Gzip(decoder) => decoder.read(buf),

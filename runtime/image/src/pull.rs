@@ -11,7 +11,7 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::bytes::{Buf, Bytes};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -258,12 +258,13 @@ impl Work {
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let busy = Arc::clone(&self.busy);
-        let task = self.tasks.spawn_blocking(move || {
-            let result = work();
+        let (sender, receiver) = oneshot::channel();
+        self.tasks.spawn_blocking(move || {
+            // If nobody waits any more the result, maybe a staged layer, goes here and now, while the tracker still waits.
+            drop(sender.send(work()));
             drop(busy);
-            result
         });
-        task.await.map_err(|_| cancelled())?
+        receiver.await.map_err(|_| cancelled())?
     }
 }
 
