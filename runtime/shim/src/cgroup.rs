@@ -123,6 +123,11 @@ impl Hierarchies {
         legacy.chain(self.unified(path)).collect()
     }
 
+    /// Creates what is above the path. libcontainer does so itself, but fails when another create does it at once.
+    pub(crate) fn create_parents(&self, path: &CgroupPath) -> Result<(), CgroupError> {
+        self.directories(path).iter().filter_map(|directory| directory.parent()).try_for_each(create)
+    }
+
     /// Moves a process into the path in every hierarchy where it is somewhere else.
     pub(crate) fn join(&self, path: &CgroupPath, pid: i32) -> Result<(), CgroupError> {
         let present = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();

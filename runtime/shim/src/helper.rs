@@ -92,6 +92,7 @@ fn make(job: Job<'_>, report: &'static OwnedFd) -> Result<i32, Error> {
         Report::Detail(format!("oom_score_adj {}: {error}", job.oom_score_adj)).send(report);
     }
     tracing::subscriber::set_global_default(Collector { report }).unwrap_or_default();
+    job.hierarchies.create_parents(&plan.cgroup).map_err(|source| Error::Cgroup { source })?;
     let pid = call_library(job, report)?;
     finish(job, &plan.cgroup, &plan.devices, pid).inspect_err(|_| {
         sys::open_process(pid).and_then(|process| sys::signal(&process, libc::SIGKILL)).unwrap_or_default();

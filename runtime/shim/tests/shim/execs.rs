@@ -177,7 +177,7 @@ fn an_exec_ends_with_its_container() {
 
 #[test]
 fn an_exec_that_hangs_before_it_runs_is_ended() {
-    let mut shim = Shim::start_with(&["--helper-timeout-ms", "1000"]);
+    let mut shim = Shim::start_impatient(Duration::from_secs(1));
     shim.run("one", "sleep 1000");
     let process = shim.path("fifo.json");
     nix::unistd::mkfifo(&process, nix::sys::stat::Mode::S_IRWXU).unwrap();

@@ -69,9 +69,9 @@ fn guard_3_no_new_privileges_works_both_ways_and_seccomp_is_never_ignored() {
 fn guard_5_a_forbidden_device_cannot_be_opened_and_an_allowed_one_can() {
     let mut shim = Shim::start();
     let script =
-        "mknod /tmp/mem c 1 1 && mknod /tmp/none c 1 200 && mknod /tmp/disk b 259 77 && mknod /tmp/null c 1 3
-        cat /tmp/null && echo null
-        for f in mem none disk; do head -c 1 /tmp/$f 2>&1; done";
+        "mknod /dev/xmem c 1 1 && mknod /dev/xnone c 1 200 && mknod /dev/xdisk b 259 77 && mknod /dev/xnull c 1 3
+        cat /dev/xnull && echo null
+        for f in mem none disk; do head -c 1 /dev/x$f 2>&1; done";
     let mut config = shim.config("one", script);
     config["linux"]["resources"]["devices"] = json!([
         {"allow": false, "access": "rwm"},
@@ -80,9 +80,9 @@ fn guard_5_a_forbidden_device_cannot_be_opened_and_an_allowed_one_can() {
     let (_, lines) = shim.output_of("one", &config);
     let lines = lines.join("\n");
     assert!(lines.contains("F null"), "{lines}");
-    assert!(lines.contains("/tmp/mem: Operation not permitted"), "{lines}");
-    assert!(lines.contains("/tmp/disk: Operation not permitted"), "{lines}");
-    assert!(lines.contains("/tmp/none: No such device or address"), "{lines}");
+    assert!(lines.contains("/dev/xmem: Operation not permitted"), "{lines}");
+    assert!(lines.contains("/dev/xdisk: Operation not permitted"), "{lines}");
+    assert!(lines.contains("/dev/xnone: No such device or address"), "{lines}");
     let mut config = shim.config("two", "exit 0");
     config["linux"]["resources"].as_object_mut().unwrap().remove("devices");
     let create = shim.bundle("two", &config);

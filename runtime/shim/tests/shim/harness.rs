@@ -15,9 +15,14 @@ use serde_json::{Value, json};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-pub(crate) fn patience() -> Duration {
+/// A duration, as much longer as this machine is slower.
+pub(crate) fn scaled(duration: Duration) -> Duration {
     let scale = std::env::var("PINTLE_TEST_TIMEOUT_SCALE").ok().and_then(|text| text.parse::<f64>().ok());
-    Duration::from_secs(20).mul_f64(scale.unwrap_or(1.0))
+    duration.mul_f64(scale.unwrap_or(1.0))
+}
+
+pub(crate) fn patience() -> Duration {
+    scaled(Duration::from_secs(20))
 }
 
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -158,7 +163,11 @@ impl Shim {
         Self::start_with(&[])
     }
 
-    pub(crate) fn start_with(arguments: &[&str]) -> Self {
+    pub(crate) fn start_impatient(helper_timeout: Duration) -> Self {
+        Self::start_with(&["--helper-timeout-ms", &scaled(helper_timeout).as_millis().to_string()])
+    }
+
+    fn start_with(arguments: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("pintle-shim-test-").tempdir().unwrap();
         let base = format!("/pintle-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         // Another build of the supervisor (static, release) can be put to the same tests.

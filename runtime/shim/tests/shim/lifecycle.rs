@@ -155,7 +155,7 @@ fn malformed_packets_are_refused_and_hurt_nobody() {
 
 #[test]
 fn a_create_that_hangs_is_ended_and_can_be_tried_again() {
-    let mut shim = Shim::start_with(&["--helper-timeout-ms", "300"]);
+    let mut shim = Shim::start_impatient(Duration::from_millis(500));
     let config = shim.config("one", "exit 9");
     let create = shim.bundle("one", &config);
     let file = shim.path("containers/one/config.json");
