@@ -316,12 +316,8 @@ fn absolute(path: PathBuf) -> Result<PathBuf, String> {
 }
 
 fn socket_path(listen: &str) -> Result<PathBuf, String> {
-    let path = match listen.split_once("://") {
-        Some(("unix", path)) => path,
-        Some((scheme, _)) => return Err(format!("only unix:// is served, not {scheme}://")),
-        None => listen,
-    };
-    if path.starts_with('/') { Ok(path.into()) } else { Err(format!("{path:?} is not an absolute path")) }
+    let path = pintle_cri_api::socket_path(listen).map_err(|e| e.to_string())?;
+    if path.is_absolute() { Ok(path) } else { Err(format!("{listen:?} is not an absolute path")) }
 }
 
 fn host_name() -> String {

@@ -108,6 +108,16 @@ impl PodDirs {
         self.pod(uid).join("containers").join(container)
     }
 
+    /// The file that is mounted as an incarnation's termination message.
+    pub(crate) fn message(&self, uid: &PodUid, container: &str, attempt: u32) -> PathBuf {
+        self.container(uid, container).join(attempt.to_string())
+    }
+
+    /// Where the sub-paths of a container's volumes are pinned.
+    pub(crate) fn sub_paths(&self, uid: &PodUid, container: &str) -> PathBuf {
+        self.pod(uid).join("volume-subpaths").join(container)
+    }
+
     fn volume(&self, uid: &PodUid, plugin: &str, name: &str) -> PathBuf {
         self.pod(uid).join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
     }

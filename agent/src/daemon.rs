@@ -1,0 +1,142 @@
+//! What both daemons have in common: logging, the socket, systemd's notification, the signals to stop at.
+//!
+//! In: settings. Out: a log on stderr, a bound socket, a future that ends with the first SIGTERM or SIGINT.
+
+use std::ffi::OsStr;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::{Path, PathBuf};
+
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+/// What can go wrong before a daemon serves.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The log level makes no sense.
+    #[error("log level {0:?}: {1}")]
+    LogLevel(String, String),
+    /// The socket cannot be made.
+    #[error("listen on {}", path.display())]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The signals cannot be waited for.
+    #[error("wait for signals")]
+    Signals(#[source] std::io::Error),
+}
+
+/// Logs to stderr; `RUST_LOG` goes before the configured level.
+pub(crate) fn init_log(level: &str) -> Result<(), Error> {
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(own) if !own.is_empty() => EnvFilter::try_new(&own).map_err(|e| Error::LogLevel(own, e.to_string())),
+        Ok(_) | Err(_) => {
+            EnvFilter::try_new(level).map_err(|e| Error::LogLevel(level.to_owned(), e.to_string()))
+        }
+    }?;
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal)
+        .with_target(false)
+        .init();
+    Ok(())
+}
+
+/// Binds the socket for root alone. A socket that is left there belongs to nobody: the engine's lock says so.
+pub(crate) fn listen(path: &Path) -> Result<UnixListener, Error> {
+    let failed = |source| Error::Listen { path: path.to_owned(), source };
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).map_err(failed)?;
+    }
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
+        Ok(()) | Err(_) => {}
+    }
+    let old = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let bound = UnixListener::bind(path);
+    rustix::process::umask(old);
+    let listener = bound.map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Removes the socket, so that clients are told at once that nobody serves.
+pub(crate) fn unlink(path: &Path) {
+    if let Err(e) = std::fs::remove_file(path) {
+        warn!(socket = %path.display(), error = %e, "the socket is left behind");
+    }
+}
+
+/// Tells systemd, if it asked to be told.
+pub(crate) fn notify(state: &str) {
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else { return };
+    if let Err(e) = send(&name, state) {
+        warn!(error = %e, "systemd was not told: {state}");
+    }
+}
+
+fn send(name: &OsStr, state: &str) -> std::io::Result<()> {
+    let address = match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(name)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
+}
+
+/// Ends with the first signal that asks the daemon to stop.
+pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>, Error> {
+    let mut term = signal(SignalKind::terminate()).map_err(Error::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
+    Ok(async move {
+        let name = tokio::select! {
+            // Cancel-safe: both only wait.
+            _ = term.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        info!("stopping at {name}; pods go on running");
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_socket_is_roots_alone_and_replaces_one_that_was_left() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("run/p.sock");
+        for _ in 0..2 {
+            let _listener = listen(&path).expect("bound");
+            assert_eq!(path.metadata().expect("there").permissions().mode() & 0o777, 0o600);
+        }
+        unlink(&path);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn systemd_is_told_at_a_path_and_at_an_abstract_name() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("notify");
+        let at_path = UnixDatagram::bind(&path).expect("bound");
+        send(path.as_os_str(), "READY=1").expect("sent");
+        let name = format!("pintle-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).expect("a name");
+        let abstract_one = UnixDatagram::bind_addr(&address).expect("bound");
+        send(OsStr::new(&format!("@{name}")), "READY=1").expect("sent");
+        for socket in [at_path, abstract_one] {
+            let mut buffer = [0; 16];
+            let read = socket.recv(&mut buffer).expect("received");
+            assert_eq!(&buffer[..read], b"READY=1");
+        }
+    }
+}

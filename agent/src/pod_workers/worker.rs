@@ -1,0 +1,259 @@
+//! One pod's worker.
+//!
+//! In: the pod's goal, the runtime's facts of it, the ends of its own actions, time. Out: actions begun, status published.
+//!
+//! ```text
+//!  loop { snapshot ─► decide ─► publish status ─► begin actions ─► wait: goal | facts | action ended | wake_at }
+//! ```
+//!
+//! Every action runs in a task of its own. Its end reaches this loop only after the pod was read again, so that what it did
+//! is seen together with its end. Ends when the plan says that nothing is left.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use pintle_core::decide;
+use pintle_core::ids::{PodUid, SandboxId};
+use pintle_core::model::{
+    Action, ActionKey, DesiredPod, Failure, Goal, ImageState, NodeResources, Observed, Pulled, UnderWay,
+};
+use pintle_core::time::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tracing::{Instrument as _, debug, warn};
+
+use super::Shared;
+use crate::apply::{self, Failed, Target, chain};
+use crate::pleg::RuntimeFacts;
+use crate::{checkpoint, clock, failpoint, volumes};
+
+/// The worker of one pod.
+#[derive(Debug)]
+pub(super) struct Worker {
+    shared: Shared,
+    uid: PodUid,
+    goals: watch::Receiver<Goal>,
+    failures: BTreeMap<ActionKey, Failure>,
+    in_flight: BTreeMap<ActionKey, UnderWay>,
+    /// How many tasks work on a key: a stop that became shorter is a second one.
+    tasks: BTreeMap<ActionKey, u32>,
+    pulled: BTreeMap<String, Pulled>,
+    stopped: BTreeSet<SandboxId>,
+    ended: (mpsc::UnboundedSender<Ended>, mpsc::UnboundedReceiver<Ended>),
+}
+
+#[derive(Debug)]
+struct Ended {
+    action: Action,
+    result: Result<(), Failed>,
+}
+
+impl Worker {
+    pub(super) fn new(shared: Shared, uid: PodUid, goals: watch::Receiver<Goal>) -> Self {
+        Self {
+            shared,
+            uid,
+            goals,
+            failures: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            pulled: BTreeMap::new(),
+            stopped: BTreeSet::new(),
+            ended: mpsc::unbounded_channel(),
+        }
+    }
+
+    /// Works until nothing of the pod is left.
+    pub(super) async fn run(mut self) {
+        let mut facts = self.shared.pleg.watch(&self.uid).await;
+        let mut recorded = None;
+        loop {
+            let goal = self.goals.borrow_and_update().clone();
+            let seen = Arc::clone(&facts.borrow_and_update());
+            self.record_deadline(&goal, &mut recorded);
+            let observed = self.snapshot(&goal, &seen).await;
+            let now = clock::now();
+            let plan = decide::decide(&goal, &observed, now, &self.shared.policy);
+            if plan.finished {
+                return;
+            }
+            self.shared.statuses.publish(&self.uid, plan.status, (goal.clone(), observed));
+            for action in plan.actions {
+                self.begin(action, &goal, &seen, now);
+            }
+            self.wait(&mut facts, plan.wake_at, now).await;
+        }
+    }
+
+    async fn wait(
+        &mut self,
+        facts: &mut watch::Receiver<Arc<RuntimeFacts>>,
+        wake_at: Option<Timestamp>,
+        now: Timestamp,
+    ) {
+        let sleep = async {
+            match wake_at {
+                Some(at) => tokio::time::sleep(at.since(now)).await,
+                None => std::future::pending().await,
+            }
+        };
+        let woken_by = tokio::select! {
+            // Cancel-safe, all of them: values and messages that were not returned stay in their channels.
+            Ok(()) = self.goals.changed() => "goal",
+            Ok(()) = facts.changed() => "runtime facts",
+            Some(ended) = self.ended.1.recv() => {
+                self.note(ended);
+                "action ended"
+            }
+            () = sleep => "time",
+        };
+        // What else ended by now is seen by the same look.
+        while let Ok(ended) = self.ended.1.try_recv() {
+            self.note(ended);
+        }
+        debug!(woken_by, "the pod worker looks again");
+    }
+
+    fn record_deadline(&self, goal: &Goal, recorded: &mut Option<Timestamp>) {
+        let Goal::Terminate { deadline, .. } = goal else { return };
+        if recorded.is_some_and(|old| old <= *deadline) {
+            return;
+        }
+        match checkpoint::save_deadline(&self.shared.tools.dirs, &self.uid, *deadline) {
+            Ok(()) => *recorded = Some(*deadline),
+            Err(e) => warn!(error = %chain(&e), "a restart would let the grace period begin anew"),
+        }
+    }
+
+    async fn snapshot(&self, goal: &Goal, seen: &RuntimeFacts) -> Observed {
+        let pod = match goal {
+            Goal::Run(pod) => Some(pod),
+            Goal::Terminate { pod, .. } => pod.as_ref(),
+        };
+        let images = match goal {
+            Goal::Run(pod) => self.images(pod).await,
+            Goal::Terminate { .. } => BTreeMap::new(),
+        };
+        let sandboxes = seen.sandboxes.iter().cloned().map(|mut sandbox| {
+            sandbox.stopped = !sandbox.ready && self.stopped.contains(&sandbox.id);
+            sandbox
+        });
+        Observed {
+            sandboxes: sandboxes.collect(),
+            containers: seen.containers.clone(),
+            images,
+            node: self.node_resources(pod),
+            pulled: self.pulled.clone(),
+            failures: self.failures.clone(),
+            in_flight: self.in_flight.clone(),
+        }
+    }
+
+    fn node_resources(&self, pod: Option<&Arc<DesiredPod>>) -> NodeResources {
+        let tools = &self.shared.tools;
+        let dir = tools.dirs.pod(&self.uid);
+        let meta = std::fs::symlink_metadata(&dir).ok();
+        let since = meta.as_ref().and_then(|meta| meta.created().or_else(|_| meta.modified()).ok());
+        NodeResources {
+            cgroup: tools.cgroups.pod_exists(&self.uid),
+            volumes_ready: pod.is_some_and(|pod| volumes::paths_if_ready(&tools.dirs, &pod.pod, &self.uid).is_some()),
+            directory: meta.is_some(),
+            since: since.map(clock::timestamp),
+        }
+    }
+
+    async fn images(&self, pod: &DesiredPod) -> BTreeMap<String, ImageState> {
+        let spec = pod.pod.spec.as_ref();
+        let containers = spec.into_iter().flat_map(|spec| &spec.containers);
+        let names: BTreeSet<&String> = containers.filter_map(|container| container.image.as_ref()).collect();
+        let mut images = BTreeMap::new();
+        for name in names {
+            let state = if self.in_flight.contains_key(&ActionKey::Pull(name.clone())) {
+                ImageState::Pulling
+            } else {
+                match self.shared.tools.runtime.image_status(name).await {
+                    Ok(Some(image)) => ImageState::Present(image.id),
+                    Ok(None) => ImageState::Absent,
+                    Err(e) => {
+                        debug!(image = %name, error = %e.message(), "the runtime cannot say whether it has the image");
+                        ImageState::Absent
+                    }
+                }
+            };
+            images.insert(name.clone(), state);
+        }
+        images
+    }
+
+    fn begin(&mut self, action: Action, goal: &Goal, seen: &Arc<RuntimeFacts>, now: Timestamp) {
+        let key = action.key();
+        self.in_flight.insert(key.clone(), UnderWay::beginning(&action, now));
+        *self.tasks.entry(key).or_default() += 1;
+        let pod = match goal {
+            Goal::Run(pod) => Some(Arc::clone(pod)),
+            Goal::Terminate { pod, .. } => pod.clone(),
+        };
+        let target = Target { uid: self.uid.clone(), pod, facts: Arc::clone(seen) };
+        let (shared, ended) = (self.shared.clone(), self.ended.0.clone());
+        tokio::spawn(
+            async move {
+                let result = apply::apply(&shared.tools, &target, &action).await;
+                if result.is_ok() {
+                    failpoint::after_action();
+                }
+                shared.pleg.refresh_until_done(&target.uid).await;
+                // The worker may be gone only if nothing of the pod is left; then nobody needs to know.
+                if ended.send(Ended { action, result }).is_err() {
+                    debug!("an action ended after its pod");
+                }
+            }
+            .in_current_span(),
+        );
+    }
+
+    fn note(&mut self, Ended { action, result }: Ended) {
+        let key = action.key();
+        let others = self.tasks.get(&key).copied().unwrap_or(1) - 1;
+        if others > 0 {
+            self.tasks.insert(key, others);
+            return;
+        }
+        self.tasks.remove(&key);
+        self.in_flight.remove(&key);
+        match result {
+            Ok(()) => {
+                self.failures.remove(&key);
+                self.note_success(action);
+            }
+            Err(failed) => self.note_failure(key, failed),
+        }
+    }
+
+    fn note_success(&mut self, action: Action) {
+        match action {
+            Action::PullImage { image, container, attempt } => {
+                self.pulled.insert(container, Pulled { image, attempt, at: clock::now() });
+            }
+            Action::StopSandbox { id } => {
+                self.stopped.insert(id);
+            }
+            Action::RemoveSandbox { id } => {
+                self.stopped.remove(&id);
+            }
+            Action::Prepare
+            | Action::CreateSandbox { .. }
+            | Action::StartContainer { .. }
+            | Action::ResumeContainer { .. }
+            | Action::StopContainer { .. }
+            | Action::RemoveContainer { .. }
+            | Action::CleanUp => {}
+        }
+    }
+
+    fn note_failure(&mut self, key: ActionKey, failed: Failed) {
+        let count = self.failures.get(&key).map_or(0, |old| old.count).saturating_add(1);
+        warn!(action = ?key, reason = failed.reason, count, "{}", failed.message);
+        let failure =
+            Failure { reason: failed.reason.to_owned(), message: failed.message, count, at: clock::now() };
+        self.failures.insert(key, failure);
+    }
+}

@@ -1,0 +1,107 @@
+//! The latest of every pod: its status and what it was made from. A sink: no decision reads it.
+//!
+//! In: what each pod's worker publishes. Out: a `v1.PodList`, and the arguments from which a pod's state is explained.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use k8s_openapi::api::core::v1 as api;
+use pintle_core::ids::PodUid;
+use pintle_core::model::{DesiredPod, Goal, Observed};
+use pintle_core::pod_sources::SourceError;
+
+/// What is known of one pod.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Entry {
+    /// The pod as it is wanted; absent for one found without a manifest.
+    pub(crate) pod: Option<Arc<DesiredPod>>,
+    /// Its status.
+    pub(crate) status: api::PodStatus,
+    /// Counts changes of the status.
+    pub(crate) version: u64,
+    /// What it was decided from; absent for a pod that has no worker.
+    pub(crate) basis: Option<(Goal, Observed)>,
+}
+
+/// The sink.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct StatusManager {
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    pods: BTreeMap<PodUid, Entry>,
+    errors: Vec<SourceError>,
+    waiting: Vec<(Arc<DesiredPod>, PodUid)>,
+}
+
+impl StatusManager {
+    /// Takes a pod's latest status.
+    pub(crate) fn publish(&self, uid: &PodUid, status: api::PodStatus, basis: (Goal, Observed)) {
+        let pod = match &basis.0 {
+            Goal::Run(pod) => Some(Arc::clone(pod)),
+            Goal::Terminate { pod, .. } => pod.clone(),
+        };
+        self.put(uid, Entry { pod, status, version: 0, basis: Some(basis) });
+    }
+
+    /// Takes the status of a pod that was refused, and will never have a worker.
+    pub(crate) fn publish_refused(&self, pod: &Arc<DesiredPod>, status: api::PodStatus) {
+        self.put(&pod.uid, Entry { pod: Some(Arc::clone(pod)), status, version: 0, basis: None });
+    }
+
+    fn put(&self, uid: &PodUid, mut entry: Entry) {
+        let mut shared = self.shared();
+        if let Some(old) = shared.pods.get(uid) {
+            entry.version = old.version + u64::from(old.status != entry.status);
+        }
+        shared.pods.insert(uid.clone(), entry);
+    }
+
+    /// Forgets a pod of which nothing is left.
+    pub(crate) fn forget(&self, uid: &PodUid) {
+        self.shared().pods.remove(uid);
+    }
+
+    /// Takes what is wrong with manifests, and which pods wait for which other.
+    pub(crate) fn set_sources(&self, errors: Vec<SourceError>, waiting: Vec<(Arc<DesiredPod>, PodUid)>) {
+        let mut shared = self.shared();
+        shared.errors = errors;
+        shared.waiting = waiting;
+    }
+
+    /// What is wrong with manifests.
+    pub(crate) fn source_errors(&self) -> Vec<SourceError> {
+        self.shared().errors.clone()
+    }
+
+    /// The pods that wait until another is gone.
+    pub(crate) fn waiting(&self) -> Vec<(Arc<DesiredPod>, PodUid)> {
+        self.shared().waiting.clone()
+    }
+
+    /// Every pod.
+    pub(crate) fn entries(&self) -> Vec<Entry> {
+        self.shared().pods.values().cloned().collect()
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    /// The pod with its status, as the API shows it.
+    pub(crate) fn object(&self) -> Option<api::Pod> {
+        let mut object = self.pod.as_ref()?.pod.clone();
+        object.metadata.resource_version = Some((self.version + 1).to_string());
+        object.status = Some(self.status.clone());
+        if let Some((Goal::Terminate { deadline, .. }, _)) = &self.basis {
+            let at = k8s_openapi::jiff::Timestamp::from_nanosecond(i128::from(deadline.as_nanos()));
+            object.metadata.deletion_timestamp =
+                at.ok().map(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time);
+        }
+        Some(object)
+    }
+}

@@ -1,0 +1,201 @@
+//! The agent put together: the only file that knows every part.
+//!
+//! In: settings. Out: a daemon that serves until it is told to stop. Long-lived tasks and what flows between them:
+//!
+//! ```text
+//!  thread manifests ─Snapshot─► Merger ─Wanted─► PodWorkers ─Goal─► one worker per pod ─► StatusManager ─► AgentService
+//!                                                                      ▲ RuntimeFacts
+//!  engine ─events─► Pleg ──────────────────────────────────────────────┘            log rotation (own clock)
+//! ```
+//!
+//! The order at start is what makes a restart harmless: what runs is found, manifests are read, and only then is anything
+//! decided.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use pintle_core::manifest::NodeInfo;
+use pintle_core::model::{DesiredPod, Policy};
+use pintle_core::pod_workers::FoundPod;
+use pintle_core::restart_backoff::BackOff;
+use pintle_core::termination::DEFAULT_GRACE;
+use pintle_runtime::{Engine, EngineConfig};
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+use tracing::{info, warn};
+
+use crate::apply::{Tools, chain};
+use crate::cgroups::Cgroups;
+use crate::config::{self, Settings};
+use crate::pleg::Pleg;
+use crate::pod_sources::{self, Merger};
+use crate::pod_workers::{PodWorkers, Shared};
+use crate::runtime::SharedRuntime;
+use crate::server::{AgentService, STOP_LIMIT};
+use crate::status_manager::StatusManager;
+use crate::volumes::PodDirs;
+use crate::{checkpoint, daemon, node, pod_logs};
+
+/// Runs the agent until SIGTERM or SIGINT. Pods are left running.
+pub(crate) async fn run_agent(settings: Settings) -> anyhow::Result<()> {
+    let stop = daemon::stop_signal()?;
+    let engine = open_engine(&settings).await?;
+    let facts = Arc::new(node::facts(&settings));
+    let tools = Tools {
+        runtime: Arc::clone(&engine) as SharedRuntime,
+        dirs: PodDirs::new(&settings.root),
+        cgroups: Cgroups::open(&settings.cgroup_root)?,
+        node: Arc::clone(&facts),
+    };
+    tools.cgroups.ensure_classes()?;
+    let pleg = Pleg::new(Arc::clone(&tools.runtime), tools.dirs.clone());
+    let runtime_has = pleg.find_pods().await.map_err(|e| anyhow::anyhow!("list the runtime's pods: {}", e.message()))?;
+    let (found, recorded) = found_on_node(runtime_has, &tools);
+    let snapshots = pod_sources::file::spawn(&settings.manifests, settings.file_check)?;
+    let mut merger = Merger::new(NodeInfo { name: settings.node_name.clone() }, recorded);
+    let first = merger.merge(&snapshots.borrow());
+    let (wanted, wanted_seen) = watch::channel(first);
+    let policy = Arc::new(policy(&settings, facts.ips.clone()));
+    let statuses = StatusManager::default();
+    let shared = Shared { tools, pleg, policy: Arc::clone(&policy), statuses: statuses.clone() };
+    let service = AgentService { statuses, policy, node: settings.node_name.clone() };
+    let workers = PodWorkers::new(shared.clone(), node::capacity(&facts, &settings), found);
+
+    let listener = daemon::listen(&settings.socket)?;
+    tokio::spawn(shared.pleg.clone().run(settings.audit_relist));
+    tokio::spawn(merger.run(snapshots, wanted));
+    tokio::spawn(workers.run(wanted_seen));
+    tokio::spawn(pod_logs::run(Arc::clone(&shared.tools.runtime), settings.logs));
+    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = tonic::transport::Server::builder()
+        .add_service(pintle_cri_api::runtime_server(Arc::clone(&engine)))
+        .add_service(pintle_cri_api::image_server(Arc::clone(&engine)))
+        .add_service(pintle_cri_api::ext_images_server(Arc::clone(&engine)))
+        .add_service(pintle_cri_api::ext_agent_server(Arc::new(service)))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+            // Either way it is time to stop.
+            stopped.await.unwrap_or(());
+        });
+    info!("pintle agent: serving on unix://{} node={}", settings.socket.display(), settings.node_name);
+    daemon::notify("READY=1");
+    serve_until(serving, stop, stopping).await?;
+    daemon::unlink(&settings.socket);
+    Ok(())
+}
+
+/// Runs the engine alone until SIGTERM or SIGINT.
+pub(crate) async fn run_runtime(settings: Settings) -> anyhow::Result<()> {
+    let stop = daemon::stop_signal()?;
+    let engine = open_engine(&settings).await?;
+    let listener = daemon::listen(&settings.socket)?;
+    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = tonic::transport::Server::builder()
+        .add_service(pintle_cri_api::runtime_server(Arc::clone(&engine)))
+        .add_service(pintle_cri_api::image_server(Arc::clone(&engine)))
+        .add_service(pintle_cri_api::ext_images_server(Arc::clone(&engine)))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+            stopped.await.unwrap_or(());
+        });
+    info!("pintle runtime: serving on unix://{}", settings.socket.display());
+    daemon::notify("READY=1");
+    serve_until(serving, stop, stopping).await?;
+    daemon::unlink(&settings.socket);
+    Ok(())
+}
+
+/// Serves until told to stop, and then as long as open calls take to end, within a limit: watchers never end.
+async fn serve_until(
+    serving: impl Future<Output = Result<(), tonic::transport::Error>>,
+    stop: impl Future<Output = ()>,
+    stopping: tokio::sync::oneshot::Sender<()>,
+) -> anyhow::Result<()> {
+    tokio::pin!(serving);
+    tokio::select! {
+        // Not resumed after the other arm: the server's error ends the daemon.
+        served = &mut serving => return served.context("serve"),
+        // Cancel-safe: it only waits.
+        () = stop => {}
+    }
+    daemon::notify("STOPPING=1");
+    if stopping.send(()).is_err() {
+        warn!("the server has ended before it was told to");
+    }
+    match tokio::time::timeout(STOP_LIMIT, serving).await {
+        Ok(served) => served.context("serve"),
+        Err(_) => {
+            info!("open calls are cut off");
+            Ok(())
+        }
+    }
+}
+
+async fn open_engine(settings: &Settings) -> anyhow::Result<Arc<Engine>> {
+    let config = EngineConfig {
+        root: settings.root.clone(),
+        state: settings.state.clone(),
+        pod_cidr: settings.pod_cidr.clone(),
+        registry_config: settings.registry_config.clone(),
+        shim: config::find_shim(settings.shim.as_deref())?,
+        cgroup_root: Some(settings.cgroup_root.clone()),
+    };
+    let (root, state) = (settings.root.display(), settings.state.display());
+    Engine::open(config).await.with_context(|| format!("open the engine of root {root} and state {state}"))
+}
+
+/// What earlier agents left: what the runtime has, and what only directories or cgroups tell of.
+fn found_on_node(mut found: Vec<FoundPod>, tools: &Tools) -> (Vec<FoundPod>, Vec<DesiredPod>) {
+    let left_over = tools.dirs.left_over().into_iter().chain(tools.cgroups.pods());
+    for uid in left_over {
+        if found.iter().any(|pod| pod.uid == uid) {
+            continue;
+        }
+        let recorded = checkpoint::load_pod(&tools.dirs, &uid);
+        let (namespace, name) = recorded.as_ref().map_or_else(
+            // No name at all, so that nobody has to wait for it but who has its uid.
+            || (String::new(), uid.to_string()),
+            |pod| (pod.namespace().to_owned(), pod.name().to_owned()),
+        );
+        found.push(FoundPod { uid, namespace, name, grace: DEFAULT_GRACE });
+    }
+    let recorded = found.iter().filter_map(|pod| checkpoint::load_pod(&tools.dirs, &pod.uid)).collect();
+    (found, recorded)
+}
+
+fn policy(settings: &Settings, host_ips: Vec<String>) -> Policy {
+    let back_off = |numbers: config::BackOff| BackOff { initial: numbers.initial, max: numbers.max };
+    Policy {
+        restart: back_off(settings.restart),
+        restart_reset: settings.restart.reset,
+        pull: back_off(settings.pull),
+        host_ips,
+        ..Policy::default()
+    }
+}
+
+/// Removes what an instance leaves on the host while it has no pods: bridge, packet filter table, cgroups.
+pub(crate) fn clean_up(root: &Path, state: &Path, cgroup_root: &str) -> anyhow::Result<()> {
+    let engine_config = EngineConfig::new(root, state);
+    let layout = pintle_runtime::Layout::new(&engine_config);
+    anyhow::ensure!(state.is_dir(), "{} is not a directory: nothing was ever run there", state.display());
+    let lock = std::fs::File::create(layout.lock()).with_context(|| format!("open {}", layout.lock().display()))?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| anyhow::anyhow!("an agent or runtime uses {}: stop it first", state.display()))?;
+    let has_pods = std::fs::read_dir(layout.sandboxes()).is_ok_and(|mut entries| entries.next().is_some());
+    anyhow::ensure!(!has_pods, "pods are left in {}: start the agent and remove their manifests first", state.display());
+    let network = pintle_cni::Network::open(pintle_cni::NetworkConfig {
+        state_dir: layout.network(),
+        bridge: layout.bridge.clone(),
+        nft_table: layout.nft_table.clone(),
+        pod_cidr: None,
+        mtu: None,
+    });
+    let mut failures: Vec<String> = Vec::new();
+    match network.as_ref().map(pintle_cni::Network::remove_all) {
+        Ok(removed) => failures.extend(removed.err().map(|e| chain(&e))),
+        Err(e) => failures.push(chain(e)),
+    }
+    failures.extend(Cgroups::open(cgroup_root).and_then(|groups| groups.remove_all()).err().map(|e| chain(&e)));
+    anyhow::ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
+}
