@@ -85,4 +85,14 @@ fn the_extension_has_its_two_services() {
     let ext = file("pintle.v1");
     assert_eq!(calls(&ext, "Images"), "Import Pull");
     assert_eq!(calls(&ext, "Agent"), "Explain Pods");
+    for (of, field, expected) in [
+        ("Chunk", "options", 1),
+        ("Chunk", "data", 2),
+        ("ImportEvent", "failed", 3),
+        ("PullEvent", "image_ref", 2),
+        ("Progress", "total_bytes", 4),
+        ("PodsResponse", "json", 1),
+    ] {
+        assert_eq!(number(&ext, of, field), expected, "{of}.{field}");
+    }
 }

@@ -93,6 +93,8 @@ impl Follower {
         let metadata = self.current.file().metadata()?;
         let here = (metadata.modified()?, self.current.inode());
         let mut rotated = rotated_files(&self.path)?;
+        // A late line makes the file before look newer than the current one; it has been read already.
+        rotated.retain(|file| self.before.as_ref().is_none_or(|before| before.inode() != file.inode));
         rotated.sort();
         let at = rotated.iter().position(|file| file.inode == here.1);
         let later = rotated.iter().skip(at.map_or(0, |at| at + 1)).filter(|file| file.inode != here.1);
@@ -220,6 +222,22 @@ mod tests {
         }
         append(&path, "end");
         assert_eq!(drained(&mut follower, Writer::Gone), ["0", "1", "2", "3", "end"]);
+    }
+
+    #[test]
+    fn a_late_line_does_not_make_an_old_file_be_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, mut follower) = start(&dir);
+        let (first, second) = (dir.path().join("0.log.1"), dir.path().join("0.log.2"));
+        append(&path, "a\n");
+        fs::rename(&path, &first).unwrap();
+        append(&path, "b\n");
+        assert_eq!(drained(&mut follower, Writer::Alive), ["a", "b"]);
+        std::thread::sleep(Duration::from_millis(20));
+        append(&first, "late\n");
+        fs::rename(&path, &second).unwrap();
+        append(&path, "c\n");
+        assert_eq!(drained(&mut follower, Writer::Alive), ["late", "c"]);
     }
 
     #[test]
