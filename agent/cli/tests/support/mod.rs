@@ -113,17 +113,18 @@ impl Containerd {
         path.display().to_string()
     }
 
-    fn ctr(&self, args: &[&str]) -> String {
-        let mut command = Command::new("ctr");
-        command.arg("--address").arg(self.path("containerd.sock")).args(["--namespace", "k8s.io"]).args(args);
-        command.output().map(|done| String::from_utf8_lossy(&done.stdout).into_owned()).unwrap_or_default()
+    /// Removes what a failed test left running. A thread of its own, because a test's runtime cannot wait in a drop.
+    fn remove_pods(&self) {
+        let done = std::thread::scope(|scope| scope.spawn(|| self.remove_pods_here()).join());
+        assert!(done.is_ok() || std::thread::panicking(), "pods stay: {}", self.log());
     }
 
-    /// Ends what a failed test left running.
-    fn remove_tasks(&self) {
-        for task in self.ctr(&["tasks", "list", "--quiet"]).lines() {
-            self.ctr(&["tasks", "delete", "--force", task]);
-        }
+    fn remove_pods_here(&self) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            self.ok(&["rm", "--all", "--force"]).await;
+            self.ok(&["rmp", "--all", "--force"]).await;
+        });
     }
 
     fn remove_cgroup(&self) {
@@ -141,7 +142,7 @@ impl Containerd {
 
 impl Drop for Containerd {
     fn drop(&mut self) {
-        self.remove_tasks();
+        self.remove_pods();
         let ended = Command::new("kill").arg(self.child.id().to_string()).status();
         assert!(ended.is_ok_and(|status| status.success()), "containerd was gone already: {}", self.log());
         self.child.wait().expect("containerd ends");
