@@ -28,6 +28,14 @@ impl TestStore {
         self.dir.path().join(below)
     }
 
+    /// Another process' view: the store is let go of and opened again.
+    pub(crate) fn reopen(mut self) -> Self {
+        let elsewhere = tempfile::tempdir().unwrap();
+        drop(std::mem::replace(&mut self.store, ImageStore::open(elsewhere.path()).unwrap()));
+        self.store = ImageStore::open(self.dir.path()).unwrap();
+        self
+    }
+
     /// Names in a directory of the store.
     pub(crate) fn names(&self, below: &str) -> Vec<String> {
         let entries = std::fs::read_dir(self.path(below)).unwrap();
