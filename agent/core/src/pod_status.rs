@@ -116,12 +116,24 @@ fn container_status(situation: &Situation<'_>, view: &ContainerView<'_>) -> api:
         last_state: last.map(terminated),
         ready: is_ready(&look, view),
         started: Some(running_since(&look, view).is_some()),
-        restart_count: latest.map_or(0, |c| i32::try_from(c.attempt).unwrap_or(i32::MAX)),
+        restart_count: latest.map_or(0, restart_count),
         image,
         image_id: latest.map(|c| c.image_id.clone()).unwrap_or_default(),
         container_id: latest.map(container_id),
         ..api::ContainerStatus::default()
     }
+}
+
+/// The attempt's number. One that was made and not started is not a restart yet: it may be discarded, and its number given
+/// to another.
+fn restart_count(latest: &Container) -> i32 {
+    let attempt = match latest.state {
+        ContainerState::Created => latest.attempt.saturating_sub(1),
+        ContainerState::Running { .. } | ContainerState::Exited { .. } | ContainerState::Unknown => {
+            latest.attempt
+        }
+    };
+    i32::try_from(attempt).unwrap_or(i32::MAX)
 }
 
 /// The state, and the incarnation that the last state tells of.

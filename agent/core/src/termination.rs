@@ -48,6 +48,9 @@ pub(crate) fn plan(situation: &Situation<'_>, deadline: Timestamp, planner: &mut
             grace: deadline.since(look.now),
             why: StopReason::PodTerminating.text().to_owned(),
         });
+        if look.failure(&ActionKey::StopContainer(container.id.clone())).is_some() {
+            planner.wake(deadline);
+        }
     }
     stop_and_remove_sandboxes(&look, deadline, planner);
     remove_containers(&look, deadline, planner);

@@ -84,6 +84,7 @@ fn outside() -> impl Strategy<Value = Statement> {
             after: Duration::from_secs(s),
         }),
         2 => (name(), survivors).prop_map(|(pod, containers)| Statement::SandboxDie { pod, containers }),
+        1 => name().prop_map(|pod| Statement::SandboxVanish { pod }),
         1 => (image.clone(), any::<bool>()).prop_map(|(image, present)| Statement::Image { image, present }),
         1 => (image.clone(), 1u64..60)
             .prop_map(|(image, s)| Statement::PullTakes { image, time: Duration::from_secs(s) }),
@@ -225,4 +226,45 @@ proptest! {
         world.run(Statement::PodRemove { name: "web".into(), file: "web".into() }).unwrap();
         prop_assert!(world.node.pods.is_empty());
     }
+}
+
+/// A pod of restart policy OnFailure whose container succeeded, at the point where its worker has begun `steps` further actions
+/// and carried out none of the last ones.
+fn over_after(carried_out: usize) -> World {
+    let mut world = World::default();
+    let text = "pod add job restart=OnFailure";
+    world.run(support::statement::parse(text).unwrap().unwrap()).unwrap();
+    let target = Target { pod: "job".into(), container: "app".into() };
+    world.change(Statement::ContainerExit { target, code: 0 }).unwrap();
+    for _ in 0..carried_out {
+        world.decide_all();
+        world.finish(0);
+    }
+    world.decide_all();
+    world
+}
+
+fn wanted_again(mut world: World) -> World {
+    let image = "app:2".to_owned();
+    world.change(Statement::PodImage { name: "job".into(), container: "app".into(), image }).unwrap();
+    // The checks in the world see to it that nothing starts in what is being taken away.
+    world.decide_all();
+    world.settle();
+    let (uid, goal) = world.worker("job").unwrap();
+    let status = world.decide_checked(&uid, &goal).status;
+    assert_eq!(status.phase.as_deref(), Some("Running"), "{:?}", world.trace);
+    world
+}
+
+#[test]
+fn a_pod_wanted_again_while_its_sandbox_is_being_stopped_gets_another_sandbox() {
+    let world = wanted_again(over_after(0));
+    assert!(world.trace.iter().any(|line| line.ends_with("create sandbox 1")), "{:?}", world.trace);
+}
+
+#[test]
+fn a_pod_wanted_again_while_its_directory_is_being_removed_is_prepared_again() {
+    let world = wanted_again(over_after(1));
+    let prepared = world.trace.iter().filter(|line| line.ends_with(": prepare")).count();
+    assert_eq!(prepared, 2, "{:?}", world.trace);
 }

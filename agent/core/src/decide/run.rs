@@ -17,6 +17,7 @@ use crate::termination;
 pub(super) fn plan(situation: &Situation<'_>, planner: &mut Planner<'_>) {
     let grace = situation.pod.map_or(Duration::ZERO, |pod| termination::grace_period(&pod.pod));
     stop_strays(situation, grace, planner);
+    wake_for_waits(situation, planner);
     match situation.stage {
         Stage::Replacing => {}
         Stage::Preparing if situation.look.cleaning_up() => {}
@@ -51,10 +52,12 @@ fn plan_container(view: &ContainerView<'_>, sandbox: &Sandbox, planner: &mut Pla
 
 fn plan_start(view: &ContainerView<'_>, start: &Start, sandbox: &Sandbox, planner: &mut Planner<'_>) {
     match start.step {
-        StartStep::RestartBackOff { until, .. }
-        | StartStep::FailureBackOff { until }
-        | StartStep::PullBackOff { until } => planner.wake(until),
-        StartStep::ImageNeverPulled | StartStep::Pulling | StartStep::UnderWay => {}
+        StartStep::RestartBackOff { .. }
+        | StartStep::FailureBackOff { .. }
+        | StartStep::PullBackOff { .. }
+        | StartStep::ImageNeverPulled
+        | StartStep::Pulling
+        | StartStep::UnderWay => {}
         StartStep::Pull => {
             let image = view.spec.and_then(|s| s.image.clone()).unwrap_or_default();
             let container = view.name.to_owned();
@@ -66,6 +69,23 @@ fn plan_start(view: &ContainerView<'_>, start: &Start, sandbox: &Sandbox, planne
             back_off_step: start.back_off_step,
             sandbox: sandbox.id.clone(),
         }),
+    }
+}
+
+/// Wakes when a container's delay is over: also when it cannot start then for want of a sandbox, as its status changes.
+fn wake_for_waits(situation: &Situation<'_>, planner: &mut Planner<'_>) {
+    for view in &situation.containers {
+        let ContainerNeed::Start(start) = &view.need else { continue };
+        match start.step {
+            StartStep::RestartBackOff { until, .. }
+            | StartStep::FailureBackOff { until }
+            | StartStep::PullBackOff { until } => planner.wake(until),
+            StartStep::ImageNeverPulled
+            | StartStep::Pull
+            | StartStep::Pulling
+            | StartStep::Go
+            | StartStep::UnderWay => {}
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use pintle_core::decide::decide;
 use pintle_core::explain::explain;
 use pintle_core::ids::PodUid;
-use pintle_core::model::{Action, ContainerState, Goal, Observed, Plan};
+use pintle_core::model::{Action, ActionKey, ContainerState, Goal, Observed, Plan};
 
 use super::render::is_ready;
 use super::world::World;
@@ -31,6 +31,7 @@ impl World {
         assert!(plan.wake_at.is_none_or(|at| at > self.now), "a wake-up in the past");
         let keys: BTreeSet<_> = plan.actions.iter().map(Action::key).collect();
         assert_eq!(keys.len(), plan.actions.len(), "two actions of one key: {:?}", plan.actions);
+        self.check_nothing_before_wake(goal, &observed, &plan);
         let explanation = explain(goal, &observed, self.now, &self.policy);
         assert!(!explanation.to_string().is_empty());
         if let Goal::Run(_) = goal {
@@ -41,10 +42,30 @@ impl World {
         plan
     }
 
+    /// Until `wake_at` time alone changes nothing.
+    fn check_nothing_before_wake(&self, goal: &Goal, observed: &Observed, plan: &Plan) {
+        let later = match plan.wake_at {
+            Some(at) => self.now + at.since(self.now).saturating_sub(Duration::from_nanos(1)),
+            None => self.now + Duration::from_secs(100_000),
+        };
+        let then = decide(goal, observed, later, &self.policy);
+        let keys: BTreeSet<_> = plan.actions.iter().map(Action::key).collect();
+        let new = then.actions.iter().find(|action| !keys.contains(&action.key()));
+        assert!(new.is_none(), "time alone brought {new:?} before the wake-up");
+        assert_eq!(plan.status, then.status, "time alone changed the status before the wake-up");
+        assert_eq!(plan.finished, then.finished, "time alone finished the pod before the wake-up");
+    }
+
     fn check_actions(&self, uid: &PodUid, goal: &Goal, observed: &Observed, plan: &Plan) {
         let shell = self.agent.as_ref().and_then(|a| a.shells.get(uid)).cloned().unwrap_or_default();
         let terminating = shell.terminating || matches!(goal, Goal::Terminate { .. });
+        let busy = |key: &dyn Fn(&ActionKey) -> bool| observed.in_flight.keys().any(key);
+        let making = busy(&|key| matches!(key, ActionKey::Container(_) | ActionKey::Sandbox));
+        let cleaning = busy(&|key| *key == ActionKey::CleanUp);
         for action in &plan.actions {
+            let makes =
+                matches!(action.key(), ActionKey::Container(_) | ActionKey::Sandbox | ActionKey::Prepare);
+            assert!(!(makes && cleaning), "{action:?} while the pod's directory is being removed");
             match action {
                 Action::Prepare | Action::PullImage { .. } | Action::CreateSandbox { .. } => {
                     assert!(!terminating, "{action:?} after the end was decided");
@@ -52,7 +73,8 @@ impl World {
                 Action::ResumeContainer { id, .. } => {
                     assert!(!terminating && !shell.stops_decided.contains(id), "{action:?} after a stop");
                 }
-                Action::StartContainer { name, attempt, .. } => {
+                Action::StartContainer { name, attempt, sandbox, .. } => {
+                    assert!(!shell.sandbox_stops.contains(sandbox), "{action:?} in a sandbox to be stopped");
                     assert!(!terminating, "{action:?} after the end was decided");
                     self.check_back_off(observed, name, *attempt);
                 }
@@ -60,10 +82,10 @@ impl World {
                     let running = observed.containers.iter().any(|c| c.id == *id);
                     assert!(running, "a stop for a container that is not there");
                 }
-                Action::RemoveContainer { .. }
-                | Action::StopSandbox { .. }
-                | Action::RemoveSandbox { .. }
-                | Action::CleanUp => {}
+                Action::StopSandbox { .. } | Action::CleanUp => {
+                    assert!(!making, "{action:?} while something is being made");
+                }
+                Action::RemoveContainer { .. } | Action::RemoveSandbox { .. } => {}
             }
         }
     }

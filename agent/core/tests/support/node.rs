@@ -190,7 +190,7 @@ impl Node {
 
     fn create_sandbox(&mut self, uid: &PodUid, attempt: u32, now: Timestamp) -> Outcome {
         self.serial += 1;
-        let pod = self.pods.get_mut(uid).unwrap();
+        let pod = self.pods.entry(uid.clone()).or_default();
         assert!(!pod.sandboxes.iter().any(|s| s.ready), "a second live sandbox for {uid}");
         let alive = |c: &&Container| !matches!(c.state, ContainerState::Exited { .. });
         assert!(!pod.containers.iter().any(|c| alive(&c)), "a sandbox beside live containers of {uid}");
@@ -265,7 +265,7 @@ impl Node {
     }
 
     fn stop_sandbox(&mut self, uid: &PodUid, id: &SandboxId, now: Timestamp) -> Outcome {
-        let pod = self.pods.get_mut(uid).unwrap();
+        let Some(pod) = self.pods.get_mut(uid) else { return Outcome::Done };
         for container in pod.containers.iter_mut().filter(|c| c.sandbox == *id) {
             kill(container, now);
         }
@@ -340,6 +340,16 @@ impl Node {
         let pods = self.pods.values_mut().filter(|p| p.name == target.pod);
         pods.flat_map(|p| p.containers.iter_mut())
             .find(|c| c.name == target.container && matches!(c.state, ContainerState::Running { .. }))
+    }
+
+    pub fn sandbox_vanishes(&mut self, name: &str) -> bool {
+        let mut any = false;
+        for pod in self.pods.values_mut().filter(|p| p.name == name) {
+            any |= !pod.sandboxes.is_empty();
+            pod.sandboxes.clear();
+        }
+        self.pods.retain(|_, pod| !pod.is_empty());
+        any
     }
 
     pub fn sandbox_dies(&mut self, name: &str, containers: Survivors, now: Timestamp) -> bool {

@@ -34,6 +34,8 @@ pub enum Statement {
     ProgramIgnoresStop { target: Target },
     /// `sandbox die POD [containers=killed|unknown|running]`.
     SandboxDie { pod: String, containers: Survivors },
+    /// `sandbox vanish POD`: the runtime forgets the pod's sandboxes, and not their containers.
+    SandboxVanish { pod: String },
     /// `image present|absent IMAGE`: on the node.
     Image { image: String, present: bool },
     /// `pull takes IMAGE 5s`.
@@ -252,6 +254,7 @@ fn fault_or_sandbox(verb: &str, words: &mut Words) -> Result<Statement, String> 
         "takes" if verb == "pull" => {
             Ok(Statement::PullTakes { image: words.next()?, time: duration(&words.next()?)? })
         }
+        "vanish" if verb == "sandbox" => Ok(Statement::SandboxVanish { pod: words.next()? }),
         "die" if verb == "sandbox" => {
             let containers = match words.take("containers").as_deref() {
                 None | Some("killed") => Survivors::Killed,

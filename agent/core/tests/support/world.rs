@@ -53,6 +53,7 @@ pub struct Shell {
     pub pulled: BTreeMap<String, Pulled>,
     pub stopped: BTreeSet<SandboxId>,
     pub stops_decided: BTreeSet<ContainerId>,
+    pub sandbox_stops: BTreeSet<SandboxId>,
     pub terminating: bool,
     pub wake_at: Option<Timestamp>,
 }
@@ -105,7 +106,6 @@ impl World {
     /// What a statement changes, without what follows from it.
     pub fn change(&mut self, statement: Statement) -> Result<(), String> {
         let now = self.now;
-        let found = |yes: bool, what: &str| if yes { Ok(()) } else { Err(format!("there is no {what}")) };
         match statement {
             Statement::PodSet { name, file, spec } => {
                 self.images.retain(|(pod, _), _| *pod != name);
@@ -127,6 +127,23 @@ impl World {
                     agent.workers.shorten(&uid, grace, now);
                 }
             }
+            Statement::AgentStop => self.kill_agent(),
+            Statement::AgentStart => self.start_agent(),
+            Statement::AgentRestart => {
+                self.kill_agent();
+                self.start_agent();
+            }
+            Statement::CrashAfter(count) => self.crash_after = Some(count),
+            Statement::CrashInStart { target, down } => self.crash_in_start = Some((target, down)),
+            other => return self.change_node(other),
+        }
+        Ok(())
+    }
+
+    /// What a statement changes on the node.
+    fn change_node(&mut self, statement: Statement) -> Result<(), String> {
+        let now = self.now;
+        match statement {
             Statement::ContainerExit { target, code } => {
                 let reason = if code == 0 { "Completed" } else { "Error" };
                 found(self.node.exit(&target, now, code, reason), "such running container")?;
@@ -150,6 +167,9 @@ impl World {
             Statement::SandboxDie { pod, containers } => {
                 found(self.node.sandbox_dies(&pod, containers, now), "live sandbox")?;
             }
+            Statement::SandboxVanish { pod } => {
+                found(self.node.sandbox_vanishes(&pod), "sandbox")?;
+            }
             Statement::Image { image, present: true } => {
                 self.node.images.insert(image);
             }
@@ -162,15 +182,7 @@ impl World {
             Statement::Fail { verb, what, times } => {
                 self.node.faults.insert((verb, what), times);
             }
-            Statement::AgentStop => self.kill_agent(),
-            Statement::AgentStart => self.start_agent(),
-            Statement::AgentRestart => {
-                self.kill_agent();
-                self.start_agent();
-            }
-            Statement::CrashAfter(count) => self.crash_after = Some(count),
-            Statement::CrashInStart { target, down } => self.crash_in_start = Some((target, down)),
-            Statement::Tick(_) | Statement::Show { .. } | Statement::Expect { .. } => {}
+            _ => {}
         }
         Ok(())
     }
@@ -304,6 +316,9 @@ impl World {
                 shell.in_flight.insert(action.key(), UnderWay::beginning(&action, now));
                 if let Action::StopContainer { id, .. } = &action {
                     shell.stops_decided.insert(id.clone());
+                }
+                if let Action::StopSandbox { id } = &action {
+                    shell.sandbox_stops.insert(id.clone());
                 }
                 agent.pending.push(Pending { uid: uid.clone(), action, since: now, lasting: false });
                 count += 1;
@@ -562,4 +577,8 @@ impl World {
 /// The name of the pod with this uid.
 fn pod_of(uid: &PodUid) -> String {
     uid.as_str().rsplit_once('-').map(|(name, _)| name.to_owned()).unwrap_or_default()
+}
+
+fn found(yes: bool, what: &str) -> Result<(), String> {
+    if yes { Ok(()) } else { Err(format!("there is no {what}")) }
 }
