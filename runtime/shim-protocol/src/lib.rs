@@ -5,7 +5,7 @@
 //! [`Message`] from the supervisor, [`ExitRecord`] on disk. It opens no socket and reads no file.
 //!
 //! Transport: one `SOCK_SEQPACKET` unix socket per supervisor, one JSON object per packet, at most [`MAX_MESSAGE`]
-//! bytes. File descriptors travel with [`Request::Exec`] as `SCM_RIGHTS`. Bulk data (the OCI configuration of a
+//! bytes. File descriptors travel with [`Request::Exec`] and [`Request::Attach`] as `SCM_RIGHTS`. Bulk data (the OCI configuration of a
 //! container, the process of an exec) travels as files in the state directory, so that every packet stays small and
 //! the supervisor never has to grow its heap for one.
 //!
@@ -83,6 +83,23 @@ pub enum Request {
     /// Close and open a container's log file again, after a rotation renamed it. Answered by [`Answer::Done`].
     #[serde(rename_all = "camelCase")]
     ReopenLog {
+        /// The container.
+        container: String,
+    },
+    /// Copy a container's output from now on. Two descriptors (for stdout and stderr) come with the packet; they are
+    /// closed when the container's own end. One that does not take its bytes at once loses them: the log has them all.
+    /// Answered by [`Answer::Done`]; with it comes one descriptor if the container has an open standard input: what is
+    /// written to it reaches the container. For a container with a terminal it is the terminal's master, for its size too,
+    /// and all output is on the first descriptor.
+    #[serde(rename_all = "camelCase")]
+    Attach {
+        /// The container.
+        container: String,
+    },
+    /// Let go of the supervisor's end of a container's standard input, so that the container reads its end when every
+    /// descriptor that an attach handed out is closed too. Answered by [`Answer::Done`].
+    #[serde(rename_all = "camelCase")]
+    CloseStdin {
         /// The container.
         container: String,
     },

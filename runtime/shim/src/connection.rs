@@ -3,19 +3,14 @@
 //! In: a `SOCK_SEQPACKET` socket. Out: parsed [`Envelope`]s with the descriptors that came along. Sending never waits: who
 //! does not read is given up. Only root may connect.
 
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use pintle_shim_protocol::{Envelope, MAX_MESSAGE, Message};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, SocketFlags, accept_with,
-    recvmsg, send, sockopt,
-};
+use rustix::net::{SocketFlags, accept_with, sockopt};
 use serde::Deserialize;
 
-/// The most descriptors that are looked at; more are closed by the kernel.
-const MAX_DESCRIPTORS: usize = 8;
+use crate::passing;
 
 /// A connected engine.
 #[derive(Debug)]
@@ -56,29 +51,20 @@ impl Connection {
 
     /// Takes one packet, without waiting.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> Incoming {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let received = match recvmsg(&self.socket, &mut [IoSliceMut::new(buffer)], &mut control, flags) {
+        let received = match passing::receive(&self.socket, buffer) {
             Ok(received) => received,
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Incoming::Nothing,
             Err(_) => return Incoming::Closed,
         };
-        let mut descriptors = Vec::new();
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(rights) = message {
-                descriptors.extend(rights);
-            }
-        }
         if received.bytes == 0 {
             return Incoming::Closed;
         }
-        if received.flags.contains(ReturnFlags::TRUNC) {
+        if received.is_cut {
             return Incoming::Malformed(0, format!("a packet has more than {MAX_MESSAGE} bytes"));
         }
         let packet = buffer.get(..received.bytes).unwrap_or_default();
         match serde_json::from_slice::<Envelope>(packet) {
-            Ok(envelope) => Incoming::Request(Box::new(envelope), descriptors),
+            Ok(envelope) => Incoming::Request(Box::new(envelope), received.descriptors),
             Err(error) => {
                 let seq = serde_json::from_slice::<OnlySequence>(packet).map_or(0, |found| found.seq);
                 Incoming::Malformed(seq, format!("the packet is no request: {error}"))
@@ -87,10 +73,14 @@ impl Connection {
     }
 
     /// Sends without waiting. An error means that the connection is of no more use.
-    pub(crate) fn send(&self, message: &Message, scratch: &mut Vec<u8>) -> io::Result<()> {
+    pub(crate) fn send(
+        &self,
+        message: &Message,
+        descriptor: Option<BorrowedFd<'_>>,
+        scratch: &mut Vec<u8>,
+    ) -> io::Result<()> {
         scratch.clear();
         serde_json::to_writer(&mut *scratch, message)?;
-        send(&self.socket, scratch, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
-        Ok(())
+        Ok(passing::send(&self.socket, scratch, descriptor)?)
     }
 }

@@ -164,7 +164,8 @@ impl Supervisor {
                 }
                 Received::Report(Report::NotExecuted(text)) => exec.not_executed = Some(text),
                 Received::Report(Report::Failed(text)) => exec.failed = Some(text),
-                Received::Report(Report::Detail(_) | Report::Cgroup(_)) => {}
+                Received::Report(Report::Detail(_) | Report::Cgroup(_) | Report::Terminal)
+                | Received::WithDescriptor(_, _) => {}
                 Received::Nothing => return,
                 Received::End => {
                     let ended = exec.report.take();

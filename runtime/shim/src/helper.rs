@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -22,6 +23,7 @@ use crate::cgroup::{self, CgroupPath, Hierarchies};
 use crate::device_filter;
 use crate::executable;
 use crate::journal::chain;
+use crate::passing;
 use crate::report::Report;
 use crate::sys;
 
@@ -45,6 +47,8 @@ enum Error {
     Stale { path: PathBuf, source: io::Error },
     #[error("libcontainer")]
     Library { source: libcontainer::error::LibcontainerError },
+    #[error("the container's terminal")]
+    Terminal { source: io::Error },
     #[error("libcontainer named no process")]
     NoProcess,
     #[error("the container's cgroup")]
@@ -87,13 +91,13 @@ pub(crate) fn run(job: Job<'_>, stdio: &[OwnedFd; 3], report: &OwnedFd) -> ! {
 
 fn make(job: Job<'_>, report: &'static OwnedFd) -> Result<i32, Error> {
     let plan = Plan::read(job)?;
-    Report::Cgroup(plan.cgroup_text).send(report);
+    Report::Cgroup(plan.cgroup_text.clone()).send(report);
     if let Err(error) = set_oom_score_adj(job.oom_score_adj) {
         Report::Detail(format!("oom_score_adj {}: {error}", job.oom_score_adj)).send(report);
     }
     tracing::subscriber::set_global_default(Collector { report }).unwrap_or_default();
     job.hierarchies.create_parents(&plan.cgroup).map_err(|source| Error::Cgroup { source })?;
-    let pid = call_library(job, report)?;
+    let pid = call_library(job, &plan, report)?;
     finish(job, &plan.cgroup, &plan.devices, pid).inspect_err(|_| {
         sys::open_process(pid).and_then(|process| sys::signal(&process, libc::SIGKILL)).unwrap_or_default();
     })?;
@@ -104,6 +108,7 @@ fn make(job: Job<'_>, report: &'static OwnedFd) -> Result<i32, Error> {
 struct Plan {
     cgroup: CgroupPath,
     cgroup_text: String,
+    terminal: bool,
     devices: Vec<LinuxDeviceCgroup>,
 }
 
@@ -139,11 +144,12 @@ impl Plan {
             return refused("linux.cgroupsPath", "missing");
         };
         let cgroup = CgroupPath::parse(cgroup_text).map_err(|source| Error::Cgroup { source })?;
-        Ok(Self { cgroup, cgroup_text: cgroup_text.to_owned(), devices })
+        let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
+        Ok(Self { cgroup, cgroup_text: cgroup_text.to_owned(), terminal, devices })
     }
 }
 
-fn call_library(job: Job<'_>, report: &'static OwnedFd) -> Result<i32, Error> {
+fn call_library(job: Job<'_>, plan: &Plan, report: &'static OwnedFd) -> Result<i32, Error> {
     let state = job.bundle.join(STATE);
     let stale = state.join(job.container);
     match fs::remove_dir_all(&stale) {
@@ -154,10 +160,12 @@ fn call_library(job: Job<'_>, report: &'static OwnedFd) -> Result<i32, Error> {
     }
     fs::create_dir_all(&state).map_err(|source| Error::Descriptors { source })?;
     let failed = |source| Error::Library { source };
+    let console = plan.terminal.then(|| Console::listen(&state)).transpose()?;
     let container = ContainerBuilder::new(job.container.to_owned(), SyscallType::default())
         .with_executor(Program { report, home: Box::leak(Box::default()) })
         .with_root_path(state)
         .map_err(failed)?
+        .with_console_socket(console.as_ref().map(|console| console.path.clone()))
         .with_stdin(sys::adopt(4))
         .with_stdout(sys::adopt(5))
         .with_stderr(sys::adopt(6))
@@ -168,7 +176,44 @@ fn call_library(job: Job<'_>, report: &'static OwnedFd) -> Result<i32, Error> {
         .with_detach(true)
         .build()
         .map_err(failed)?;
+    if let Some(console) = console {
+        console.forward(report)?;
+    }
     container.pid().map(|pid| pid.as_raw()).ok_or(Error::NoProcess)
+}
+
+/// The socket on which the library hands over the master of a container's terminal.
+struct Console {
+    path: PathBuf,
+    listener: UnixListener,
+}
+
+impl Console {
+    fn listen(state: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::Terminal { source };
+        let path = state.join("console.sock");
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            Ok(()) | Err(_) => {}
+        }
+        // The whole path may be longer than a socket address.
+        std::env::set_current_dir(state).map_err(failed)?;
+        let listener = UnixListener::bind("console.sock").map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        std::env::set_current_dir("/").map_err(failed)?;
+        Ok(Self { path, listener })
+    }
+
+    /// Passes the master on to the supervisor. The library has sent it before it says that the container is made.
+    fn forward(&self, report: &OwnedFd) -> Result<(), Error> {
+        let forward = || -> io::Result<()> {
+            let (socket, _) = self.listener.accept()?;
+            let packet = passing::receive(&socket, &mut [0; 256])?;
+            let master = packet.descriptors.first().ok_or(io::ErrorKind::InvalidData)?;
+            Report::Terminal.send_with(report, master.as_fd())
+        };
+        forward().map_err(|source| Error::Terminal { source })
+    }
 }
 
 /// Adds what the library leaves out. The container's process waits meanwhile.

@@ -210,6 +210,8 @@ impl Supervisor {
                 Received::Report(Report::Process(pid)) => container.announced = Some(pid),
                 Received::Report(Report::Failed(text)) => container.failed = Some(text),
                 Received::Report(Report::NotExecuted(text)) => container.not_executed = Some(text),
+                Received::WithDescriptor(Report::Terminal, master) => self.take_terminal(at, master),
+                Received::WithDescriptor(_, _) | Received::Report(Report::Terminal) => {}
                 Received::Nothing => return,
                 Received::End => {
                     let ended = container.report.take();
@@ -222,6 +224,29 @@ impl Supervisor {
                     }
                     return;
                 }
+            }
+        }
+    }
+
+    /// The container has a terminal: its master is both the container's output and its input.
+    fn take_terminal(&mut self, at: usize, master: OwnedFd) {
+        let key = self.containers[at].key;
+        for stream in self.containers[at].streams.iter_mut().filter_map(Option::take).collect::<Vec<_>>() {
+            self.unwatch(stream.fd());
+        }
+        let prepare = || -> io::Result<Stream> {
+            rustix::io::ioctl_fionbio(&master, true)?;
+            let stream = Stream::new("stdout", master.try_clone()?);
+            self.watch(stream.fd(), Kind::Output, key)?;
+            Ok(stream)
+        };
+        match prepare() {
+            Ok(stream) => {
+                self.containers[at].streams[0] = Some(stream);
+                self.containers[at].stdin = Some(master);
+            }
+            Err(error) => {
+                journal::note(&format!("container {}: its terminal: {error}", self.containers[at].id))
             }
         }
     }

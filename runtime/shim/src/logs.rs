@@ -147,16 +147,31 @@ pub(crate) struct Stream {
     pipe: File,
     /// The start of a line whose end has not come yet; at most [`MAX_LINE`] bytes.
     unfinished: Vec<u8>,
+    /// Who gets a copy.
+    followers: Vec<File>,
 }
+
+/// The most followers of a stream; a new one takes the place of the oldest.
+const MAX_FOLLOWERS: usize = 16;
 
 impl Stream {
     /// `pipe` must not block.
     pub(crate) fn new(name: &'static str, pipe: OwnedFd) -> Self {
-        Self { name, pipe: File::from(pipe), unfinished: Vec::new() }
+        Self { name, pipe: File::from(pipe), unfinished: Vec::new(), followers: Vec::new() }
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
+    }
+
+    /// Gives the descriptor a copy of everything from now on, as long as it takes it.
+    pub(crate) fn follow(&mut self, descriptor: OwnedFd) {
+        if self.followers.len() == MAX_FOLLOWERS {
+            self.followers.remove(0);
+        }
+        if rustix::io::ioctl_fionbio(&descriptor, true).is_ok() {
+            self.followers.push(File::from(descriptor));
+        }
     }
 
     /// Moves up to `reads` buffers from the pipe to the file.
@@ -169,9 +184,17 @@ impl Stream {
                     self.finish(log, buffers);
                     return Pumped::End;
                 }
-                Ok(count) => self.split(log, buffers, start + count),
+                Ok(count) => {
+                    copy_to(&mut self.followers, &buffers.input[start..start + count]);
+                    self.split(log, buffers, start + count);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Pumped::Empty,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Nobody holds the other side of a terminal any more.
+                Err(error) if error.raw_os_error() == Some(libc::EIO) => {
+                    self.finish(log, buffers);
+                    return Pumped::End;
+                }
                 Err(error) => {
                     journal::note(&format!("log {}: reading {}: {error}", log.path.display(), self.name));
                     return Pumped::End;
@@ -210,6 +233,14 @@ impl Stream {
         self.unfinished.extend_from_slice(rest);
         flush(output, log);
     }
+}
+
+/// A follower that has no room loses what does not fit; one that is gone is forgotten.
+fn copy_to(followers: &mut Vec<File>, bytes: &[u8]) {
+    followers.retain_mut(|follower| match follower.write(bytes) {
+        Ok(_) => true,
+        Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+    });
 }
 
 fn push_long_line(output: &mut Vec<u8>, log: &mut LogFile, name: &'static str, mut line: &[u8]) {

@@ -25,6 +25,7 @@ mod journal;
 mod lifecycle;
 mod logs;
 mod oom;
+mod passing;
 mod removal;
 mod report;
 mod requests;

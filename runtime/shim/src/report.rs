@@ -5,9 +5,11 @@
 //! says that the program runs.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
+
+use crate::passing;
 
 /// The most bytes of a report; longer text is cut.
 pub(crate) const MAX_REPORT: usize = 4096;
@@ -25,6 +27,8 @@ pub(crate) enum Report {
     Failed(String),
     /// The program could not be executed.
     NotExecuted(String),
+    /// A terminal was made for it; its master comes along.
+    Terminal,
 }
 
 impl Report {
@@ -35,6 +39,7 @@ impl Report {
             Self::Process(pid) => (b'P', pid.to_string()),
             Self::Failed(text) => (b'F', text.clone()),
             Self::NotExecuted(text) => (b'N', text.clone()),
+            Self::Terminal => (b'T', String::new()),
         }
     }
 
@@ -47,6 +52,12 @@ impl Report {
         send(to, &packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT).map(drop).unwrap_or_default();
     }
 
+    /// Sends the report with a descriptor.
+    pub(crate) fn send_with(&self, to: impl AsFd, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let (kind, text) = self.parts();
+        Ok(passing::send(to, &[&[kind], text.as_bytes()].concat(), Some(descriptor))?)
+    }
+
     fn parse(packet: &[u8]) -> Option<Self> {
         let (kind, text) = packet.split_first()?;
         let text = String::from_utf8_lossy(text).into_owned();
@@ -56,16 +67,19 @@ impl Report {
             b'P' => text.parse().ok().map(Self::Process),
             b'F' => Some(Self::Failed(text)),
             b'N' => Some(Self::NotExecuted(text)),
+            b'T' => Some(Self::Terminal),
             _ => None,
         }
     }
 }
 
 /// What a look at the receiving end found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Received {
     /// A report.
     Report(Report),
+    /// A report and the descriptor that came with it.
+    WithDescriptor(Report, OwnedFd),
     /// Nothing now.
     Nothing,
     /// Every sender is gone.
@@ -80,11 +94,16 @@ pub(crate) fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Takes one report, without waiting.
 pub(crate) fn receive(from: impl AsFd) -> Received {
     let mut packet = [0; MAX_REPORT];
-    match recv(from, &mut packet[..], RecvFlags::DONTWAIT) {
-        Ok((0, _)) => Received::End,
-        Ok((length, _)) => Report::parse(&packet[..length]).map_or(Received::Nothing, Received::Report),
-        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Received::Nothing,
-        Err(_) => Received::End,
+    let (length, descriptors) = match passing::receive(from, &mut packet) {
+        Ok(received) => (received.bytes, received.descriptors),
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Received::Nothing,
+        Err(_) => return Received::End,
+    };
+    match (Report::parse(packet.get(..length).unwrap_or_default()), descriptors.into_iter().next()) {
+        _ if length == 0 => Received::End,
+        (Some(report), None) => Received::Report(report),
+        (Some(report), Some(descriptor)) => Received::WithDescriptor(report, descriptor),
+        (None, _) => Received::Nothing,
     }
 }
 
@@ -98,8 +117,16 @@ mod tests {
         Report::Process(7).send(&sender);
         Report::Failed("x".repeat(10_000)).send(&sender);
         drop(sender);
-        assert_eq!(receive(&receiver), Received::Report(Report::Process(7)));
-        assert_eq!(receive(&receiver), Received::Report(Report::Failed("x".repeat(MAX_REPORT - 1))));
-        assert_eq!(receive(&receiver), Received::End);
+        assert!(matches!(receive(&receiver), Received::Report(Report::Process(7))));
+        let Received::Report(Report::Failed(text)) = receive(&receiver) else { panic!() };
+        assert_eq!(text, "x".repeat(MAX_REPORT - 1));
+        assert!(matches!(receive(&receiver), Received::End));
+    }
+
+    #[test]
+    fn a_descriptor_travels_with_its_report() {
+        let (receiver, sender) = channel().unwrap();
+        Report::Terminal.send_with(&sender, sender.as_fd()).unwrap();
+        assert!(matches!(receive(&receiver), Received::WithDescriptor(Report::Terminal, _)));
     }
 }

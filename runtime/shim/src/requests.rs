@@ -34,6 +34,8 @@ impl Supervisor {
                 let wanted = crate::execs::Wanted { container, exec, process, timeout_ms };
                 self.on_exec(waiter, &wanted, descriptors);
             }
+            Request::Attach { container } => self.on_attach(waiter, &container, descriptors),
+            Request::CloseStdin { container } => self.on_close_stdin(waiter, &container),
             Request::ReopenLog { container } => self.on_reopen(waiter, &container),
             Request::Remove { container } => self.on_remove(waiter, &container),
             Request::Shutdown => self.begin_shutdown(Some(waiter)),
@@ -79,6 +81,40 @@ impl Supervisor {
             (KillScope::All, _, Some(cgroup)) => self.settings.hierarchies.signal(cgroup, signal),
             (KillScope::Init, None, _) | (KillScope::All, _, None) => {}
         }
+        self.reply(waiter, Ok(Answer::Done));
+    }
+
+    fn on_attach(&mut self, waiter: Waiter, id: &str, descriptors: Vec<OwnedFd>) {
+        let Ok(outputs) = <[OwnedFd; 2]>::try_from(descriptors) else {
+            return self
+                .reply(waiter, failure(ErrorCode::BadRequest, "attach: two descriptors have to come along"));
+        };
+        let container = match self.in_phase(id, &[Phase::Created, Phase::Starting, Phase::Running]) {
+            Ok(container) => container,
+            Err(failure) => return self.reply(waiter, Err(failure)),
+        };
+        if container.streams.iter().all(Option::is_none) {
+            let reason = format!("container {id} has no output to attach to");
+            return self.reply(waiter, failure(ErrorCode::WrongState, reason));
+        }
+        let input = container.stdin.as_ref().map(OwnedFd::try_clone).transpose();
+        for (stream, output) in container.streams.iter_mut().zip(outputs) {
+            // Where there is no stream, the descriptor is closed: its reader finds the end.
+            if let Some(stream) = stream {
+                stream.follow(output);
+            }
+        }
+        match input {
+            Ok(input) => self.reply_with(waiter, input.as_ref()),
+            Err(error) => self.reply(waiter, failure(ErrorCode::Internal, format!("attach: {error}"))),
+        }
+    }
+
+    fn on_close_stdin(&mut self, waiter: Waiter, id: &str) {
+        let Some(container) = self.containers.iter_mut().find(|container| container.id == id) else {
+            return self.reply(waiter, no_container(id));
+        };
+        container.stdin = None;
         self.reply(waiter, Ok(Answer::Done));
     }
 

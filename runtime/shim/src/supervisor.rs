@@ -259,7 +259,13 @@ impl Supervisor {
             Err(failure) => Outcome::Error(failure),
         };
         let message = Message::Reply { seq: waiter.seq, outcome };
-        self.send_where(&message, |connection| connection.key == waiter.connection);
+        self.send_where(&message, None, |connection| connection.key == waiter.connection);
+    }
+
+    /// Answers that it is done, with a descriptor.
+    pub(crate) fn reply_with(&mut self, waiter: Waiter, descriptor: Option<&OwnedFd>) {
+        let message = Message::Reply { seq: waiter.seq, outcome: Outcome::Answer(Answer::Done) };
+        self.send_where(&message, descriptor, |connection| connection.key == waiter.connection);
     }
 
     /// Answers all of them alike.
@@ -271,14 +277,19 @@ impl Supervisor {
 
     /// Tells every subscriber.
     pub(crate) fn tell(&mut self, event: Event) {
-        self.send_where(&Message::Event { event }, |connection| connection.subscribed);
+        self.send_where(&Message::Event { event }, None, |connection| connection.subscribed);
     }
 
-    fn send_where(&mut self, message: &Message, wanted: impl Fn(&Connection) -> bool) {
+    fn send_where(
+        &mut self,
+        message: &Message,
+        descriptor: Option<&OwnedFd>,
+        wanted: impl Fn(&Connection) -> bool,
+    ) {
         let scratch = &mut self.scratch;
         self.connections.retain(|connection| {
             !wanted(connection)
-                || match connection.send(message, scratch) {
+                || match connection.send(message, descriptor.map(AsFd::as_fd), scratch) {
                     Ok(()) => true,
                     Err(error) => {
                         journal::note(&format!("a connection is given up: {error}"));

@@ -1,7 +1,7 @@
 //! A supervisor with a client, and bundles for it.
 
 use std::fs;
-use std::io::{BufRead, BufReader, IoSlice};
+use std::io::{BufRead, BufReader, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -69,6 +69,8 @@ pub(crate) struct Client {
     next: u64,
     pub(crate) events: Vec<Event>,
     replies: Vec<(u64, Outcome)>,
+    /// What came along with replies.
+    pub(crate) descriptors: Vec<OwnedFd>,
 }
 
 impl Client {
@@ -77,7 +79,7 @@ impl Client {
             socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         connect(&socket, &SocketAddrUnix::new(dir.join("shim.sock")).unwrap()).unwrap();
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(patience())).unwrap();
-        Self { socket, next: 1, events: Vec::new(), replies: Vec::new() }
+        Self { socket, next: 1, events: Vec::new(), replies: Vec::new(), descriptors: Vec::new() }
     }
 
     pub(crate) fn greeted(dir: &Path) -> Self {
@@ -105,7 +107,16 @@ impl Client {
 
     fn receive(&mut self) {
         let mut buffer = vec![0; MAX_MESSAGE];
-        let (length, _) = recv(&self.socket, &mut buffer[..], RecvFlags::empty()).expect("a message in time");
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let into = &mut [IoSliceMut::new(&mut buffer)];
+        let length =
+            recvmsg(&self.socket, into, &mut control, RecvFlags::empty()).expect("a message in time").bytes;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                self.descriptors.extend(rights);
+            }
+        }
         assert!(length > 0, "the supervisor closed the connection");
         match serde_json::from_slice(&buffer[..length]).unwrap() {
             Message::Reply { seq, outcome } => self.replies.push((seq, outcome)),
@@ -401,7 +412,7 @@ fn make_rootfs(root: &Path) {
         fs::create_dir_all(root.join(name)).unwrap();
     }
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    let applets = "sh cat ls sleep echo id printf dd true false kill readlink stat mknod grep mount umount setsid hostname pwd seq head sed tr chmod";
+    let applets = "sh cat ls sleep echo id printf dd true false kill readlink stat mknod grep mount umount setsid hostname pwd seq head sed tr chmod stty";
     for applet in applets.split(' ') {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
     }

@@ -1,6 +1,8 @@
 //! What containers write, and where it goes.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
@@ -128,4 +130,79 @@ fn standard_input_is_null_or_held_open_as_asked_for() {
     );
     let Answer::List { containers } = shim.client.ask(Request::List).unwrap() else { panic!() };
     assert!(containers[1].exit.is_none());
+}
+
+/// Attaches; returns the readers of both outputs and the container's input.
+fn attach(shim: &mut Shim, id: &str) -> ([File; 2], Option<OwnedFd>) {
+    let (out, to_out) = rustix::pipe::pipe().unwrap();
+    let (err, to_err) = rustix::pipe::pipe().unwrap();
+    let request = Request::Attach { container: id.to_owned() };
+    let seq = shim.client.send(request, &[to_out.as_fd(), to_err.as_fd()]);
+    assert_eq!(shim.client.answer(seq).unwrap(), Answer::Done);
+    ([File::from(out), File::from(err)], shim.client.descriptors.pop())
+}
+
+#[test]
+fn an_attached_client_gets_a_copy_of_the_output_and_may_write_to_the_input() {
+    let mut shim = Shim::start();
+    let config =
+        shim.config("one", "echo early; while read x; do echo got $x; echo err $x >&2; done; echo end");
+    let mut create = shim.bundle("one", &config);
+    create.stdin = true;
+    shim.create(create).unwrap();
+    let ([mut first, mut errors], input) = attach(&mut shim, "one");
+    shim.start_container("one").unwrap();
+    shim.wait_for_line("one", "early");
+    let ([mut second, _], _) = attach(&mut shim, "one");
+    let mut input = File::from(input.unwrap());
+    input.write_all(b"a\nb\n").unwrap();
+    shim.wait_for_line("one", "got b");
+    assert_eq!(shim.client.ask(Request::CloseStdin { container: "one".into() }).unwrap(), Answer::Done);
+    drop(shim.client.descriptors.drain(..));
+    drop(input);
+    assert_eq!(shim.client.exit_of("one").code, 0);
+    let mut texts = [String::new(), String::new(), String::new()];
+    first.read_to_string(&mut texts[0]).unwrap();
+    second.read_to_string(&mut texts[1]).unwrap();
+    errors.read_to_string(&mut texts[2]).unwrap();
+    assert_eq!(texts, ["early\ngot a\ngot b\nend\n", "got a\ngot b\nend\n", "err a\nerr b\n"]);
+}
+
+#[test]
+fn an_attached_client_that_does_not_read_delays_nobody() {
+    let mut shim = Shim::start();
+    let config = shim.config("one", "seq 1 100000");
+    let create = shim.bundle("one", &config);
+    shim.create(create).unwrap();
+    let (readers, input) = attach(&mut shim, "one");
+    assert!(input.is_none());
+    shim.start_container("one").unwrap();
+    shim.client.exit_of("one");
+    assert_eq!(shim.log_lines("one").len(), 100_000);
+    drop(readers);
+}
+
+#[test]
+fn a_container_with_a_terminal_is_logged_and_its_master_is_handed_out() {
+    let mut shim = Shim::start();
+    let script = "[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo terminal; read x; echo got $x; stty size; exit 3";
+    let mut config = shim.config("one", script);
+    config["process"]["terminal"] = true.into();
+    let devpts = serde_json::json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+        "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]});
+    config["mounts"].as_array_mut().unwrap().push(devpts);
+    let create = shim.bundle("one", &config);
+    shim.create(create).unwrap();
+    let ([mut output, _], master) = attach(&mut shim, "one");
+    let master = File::from(master.unwrap());
+    let size = rustix::termios::Winsize { ws_row: 33, ws_col: 77, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&master, size).unwrap();
+    shim.start_container("one").unwrap();
+    shim.wait_for_line("one", "terminal");
+    (&master).write_all(b"hello\n").unwrap();
+    assert_eq!(shim.client.exit_of("one").code, 3);
+    let mut text = String::new();
+    output.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "terminal\r\nhello\r\ngot hello\r\n33 77\r\n");
+    assert!(shim.log_lines("one").contains(&"stdout F 33 77".to_owned()));
 }
