@@ -100,6 +100,9 @@ async fn recover_sandbox(engine: &Arc<Engine>, sandbox: &Arc<Sandbox>) -> Result
         tracing::info!(sandbox = %sandbox.id, "removing a sandbox that was never finished");
         reconnect_to_shut_down(engine, sandbox).await;
         engine.take_down(sandbox).await?;
+        for container in engine.containers_of(&sandbox.id) {
+            engine.remove_container_now(&container).await?;
+        }
         engine.remove_sandbox_files(sandbox).await?;
         engine.forget_sandbox(&sandbox.id);
         return Ok(());

@@ -50,10 +50,17 @@ pub fn spec(input: Input<'_>) -> Result<Spec, Error> {
             "noNewPrivileges": true,
         },
         "root": {"path": rootfs, "readonly": true},
-        "mounts": [{
-            "destination": "/proc", "type": "proc", "source": "proc",
-            "options": ["nosuid", "noexec", "nodev"],
-        }],
+        "mounts": [
+            {
+                "destination": "/proc", "type": "proc", "source": "proc",
+                "options": ["nosuid", "noexec", "nodev"],
+            },
+            // The library makes device nodes; they must not end up in the root that all pods share.
+            {
+                "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+                "options": ["nosuid", "noexec", "strictatime", "mode=755", "size=64k"],
+            },
+        ],
         "linux": {
             "cgroupsPath": cgroup,
             "namespaces": namespaces::of_infra(config),

@@ -1,0 +1,152 @@
+//! Engines and supervisors that go away at any moment.
+
+use pintle_cri_api::v1 as cri;
+use pintle_runtime::{Engine, Error};
+
+use crate::support::{eventually, on_a_node, shell};
+
+#[test]
+fn a_new_engine_adopts_what_runs_and_learns_how_the_rest_ended() {
+    on_a_node(|mut node| async {
+        let pod = node.pod("adopt").await;
+        let running = node.script(&pod, "running", "while :; do echo tick; sleep 0.1; done").await;
+        let ending = node.script(&pod, "ending", "sleep 0.5; exit 9").await;
+        let created =
+            node.try_container(&pod, "created", |config| config.command = shell("exit 4")).await.unwrap();
+        let before = (node.status(&running).await, node.pod_status(&pod).await.0, node.info(&running).await);
+        node.drop_engine().await;
+        tokio::time::sleep(std::time::Duration::from_millis(800)).await;
+        node.open().await;
+        let after = (node.status(&running).await, node.pod_status(&pod).await.0, node.info(&running).await);
+        assert_eq!(before, after);
+        let ended = node.status(&ending).await;
+        assert_eq!((ended.state, ended.exit_code), (cri::ContainerState::ContainerExited as i32, 9));
+        node.start(&created).await.unwrap();
+        assert_eq!(node.ended(&created).await.exit_code, 4);
+        assert_eq!(node.output(&running, "echo alive").await, "alive");
+        node.stop(&running, 0).await.unwrap();
+        assert_eq!(node.status(&running).await.exit_code, 137);
+        node.remove_pod(&pod).await;
+        node
+    });
+}
+
+#[test]
+fn a_dead_supervisors_pod_is_not_ready_and_nothing_of_it_runs_on() {
+    on_a_node(|node| async {
+        let pod = node.pod("orphan").await;
+        let id = node.script(&pod, "c", "sleep 54321").await;
+        let (_, info) = node.pod_status(&pod).await;
+        let (supervisor, infra) = (info["supervisorPid"].as_i64().unwrap(), info["pid"].as_i64().unwrap());
+        let child = node.info(&id).await["pid"].as_i64().unwrap();
+        kill(supervisor);
+        let status = node.ended(&id).await;
+        assert_eq!((status.exit_code, status.reason.as_str()), (255, "Error"));
+        assert!(status.message.contains("supervisor died"), "{}", status.message);
+        let state = node.pod_status(&pod).await.0.state;
+        assert_eq!(state, cri::PodSandboxState::SandboxNotready as i32);
+        for pid in [infra, child] {
+            eventually("its processes are gone", || !is_alive(pid)).await;
+        }
+        let refused = node.try_container(&pod, "d", |_| {}).await;
+        assert_eq!(refused.unwrap_err().code(), tonic::Code::FailedPrecondition);
+        node.remove_pod(&pod).await;
+        node
+    });
+}
+
+#[test]
+fn a_supervisor_that_died_while_no_engine_ran_is_noticed_by_the_next() {
+    on_a_node(|mut node| async {
+        let pod = node.pod("late").await;
+        let id = node.script(&pod, "c", "sleep 54322").await;
+        let (_, info) = node.pod_status(&pod).await;
+        let supervisor = info["supervisorPid"].as_i64().unwrap();
+        node.drop_engine().await;
+        kill(supervisor);
+        eventually("the supervisor is gone", || !is_alive(supervisor)).await;
+        node.open().await;
+        assert_eq!(node.status(&id).await.exit_code, 255);
+        assert_eq!(node.pod_status(&pod).await.0.state, cri::PodSandboxState::SandboxNotready as i32);
+        node.remove_pod(&pod).await;
+        node
+    });
+}
+
+#[test]
+fn the_end_of_the_infra_container_makes_the_sandbox_not_ready() {
+    on_a_node(|node| async {
+        let pod = node.pod("infra").await;
+        let (_, info) = node.pod_status(&pod).await;
+        kill(info["pid"].as_i64().unwrap());
+        let engine = node.engine().clone();
+        eventually("the sandbox is not ready", || {
+            engine.list_sandboxes(None)[0].state == cri::PodSandboxState::SandboxNotready as i32
+        })
+        .await;
+        drop(engine);
+        node.remove_pod(&pod).await;
+        node
+    });
+}
+
+#[test]
+fn half_made_things_are_removed_when_the_engine_opens() {
+    on_a_node(|mut node| async {
+        let pod = node.pod("half").await;
+        let id = node.script(&pod, "c", "sleep 1000").await;
+        node.drop_engine().await;
+        let sandbox = node.path("state/sandboxes").join(&pod).join("sandbox.json");
+        let text = std::fs::read_to_string(&sandbox).unwrap();
+        std::fs::write(&sandbox, text.replace("\"phase\": \"ready\"", "\"phase\": \"intent\"")).unwrap();
+        node.open().await;
+        assert!(node.engine().list_sandboxes(None).is_empty());
+        assert!(node.try_status(&id).await.is_err());
+        node
+    });
+}
+
+#[test]
+fn what_another_boot_left_is_dead() {
+    on_a_node(|mut node| async {
+        let pod = node.pod("boot").await;
+        let id = node.script(&pod, "c", "sleep 1000").await;
+        let (_, info) = node.pod_status(&pod).await;
+        let boot = info["boot"].as_str().unwrap().to_owned();
+        node.drop_engine().await;
+        // As after a power cut: the records say another boot, and the supervisor is gone.
+        kill(info["supervisorPid"].as_i64().unwrap());
+        let files = [
+            node.path("state/sandboxes").join(&pod).join("sandbox.json"),
+            node.path("state/containers").join(&id).join("container.json"),
+        ];
+        for file in files {
+            let text = std::fs::read_to_string(&file).unwrap();
+            std::fs::write(&file, text.replace(&boot, "another-boot")).unwrap();
+        }
+        node.open().await;
+        let status = node.status(&id).await;
+        assert_eq!((status.exit_code, status.state), (255, cri::ContainerState::ContainerExited as i32));
+        assert_eq!(node.pod_status(&pod).await.0.state, cri::PodSandboxState::SandboxNotready as i32);
+        node.remove_pod(&pod).await;
+        node
+    });
+}
+
+#[test]
+fn a_second_engine_on_the_same_state_directory_is_refused() {
+    on_a_node(|node| async {
+        assert!(matches!(Engine::open(node.config()).await, Err(Error::Locked(_))));
+        node
+    });
+}
+
+fn kill(pid: i64) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+fn is_alive(pid: i64) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
+}

@@ -1,0 +1,14 @@
+//! The engine on the real kernel, with the real supervisor: what a pod is, what survives what, and that nothing is left.
+//!
+//! Every test has a network namespace, a root and a state directory of its own, and asserts at its end that no mount,
+//! cgroup, process, interface, table or file is left.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail this way")]
+
+mod image;
+mod support;
+
+mod containers;
+mod crash;
+mod exec;
+mod pods;
+mod socket;

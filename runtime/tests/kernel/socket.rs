@@ -1,0 +1,129 @@
+//! The engine over its socket, as crictl and a kubelet see it.
+
+use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
+
+use pintle_cri_api::v1 as cri;
+use tokio_stream::StreamExt as _;
+use tonic::Code;
+
+use crate::{
+    image,
+    support::{on_a_node, own_pids, shell},
+};
+
+#[test]
+fn r11_a_pods_whole_life_goes_over_the_socket_and_is_told_as_events() {
+    on_a_node(|node| async {
+        let path = node.path("pintle.sock");
+        let listener = pintle_runtime::bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let engine = Arc::clone(node.engine());
+        let serving = tokio::spawn(engine.serve(listener, async { stopped.await.unwrap_or(()) }));
+        let channel = pintle_cri_api::connect(&format!("unix://{}", path.display())).await.unwrap();
+        let mut client = pintle_cri_api::runtime_client(channel.clone());
+        let mut images = pintle_cri_api::image_client(channel);
+
+        let version = client.version(cri::VersionRequest::default()).await.unwrap().into_inner();
+        assert_eq!((version.runtime_name.as_str(), version.runtime_api_version.as_str()), ("pintle", "v1"));
+        let status = client.status(cri::StatusRequest { verbose: true }).await.unwrap().into_inner();
+        assert!(status.status.unwrap().conditions.iter().all(|condition| condition.status));
+        let listed = images.list_images(cri::ListImagesRequest::default()).await.unwrap().into_inner();
+        assert!(listed.images[0].repo_tags.contains(&image::NAME.to_owned()), "{listed:?}");
+        let mut events = client.get_container_events(cri::GetEventsRequest {}).await.unwrap().into_inner();
+
+        let labels: std::collections::BTreeMap<_, _> = [("app".to_owned(), "web".to_owned())].into();
+        let metadata = cri::PodSandboxMetadata {
+            name: "s".to_owned(),
+            uid: "u".to_owned(),
+            namespace: "n".to_owned(),
+            attempt: 0,
+        };
+        let config =
+            cri::PodSandboxConfig { metadata: Some(metadata), labels: labels.clone(), ..Default::default() };
+        let run = cri::RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
+        let pod = client.run_pod_sandbox(run).await.unwrap().into_inner().pod_sandbox_id;
+        let container = cri::ContainerConfig {
+            metadata: Some(cri::ContainerMetadata { name: "c".to_owned(), attempt: 0 }),
+            image: Some(cri::ImageSpec { image: image::NAME.to_owned(), ..Default::default() }),
+            command: shell("sleep 1000"),
+            labels,
+            linux: Some(cri::LinuxContainerConfig {
+                security_context: Some(cri::LinuxContainerSecurityContext {
+                    namespace_options: Some(own_pids()),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let create = cri::CreateContainerRequest {
+            pod_sandbox_id: pod.clone(),
+            config: Some(container),
+            sandbox_config: Some(config),
+        };
+        let id = client.create_container(create).await.unwrap().into_inner().container_id;
+        client.start_container(cri::StartContainerRequest { container_id: id.clone() }).await.unwrap();
+        // A prefix of an id will do, as in crictl.
+        let exec =
+            cri::ExecSyncRequest { container_id: id[..12].to_owned(), cmd: shell("echo hi"), timeout: 10 };
+        assert_eq!(client.exec_sync(exec).await.unwrap().into_inner().stdout, b"hi\n");
+        let held = images
+            .remove_image(cri::RemoveImageRequest {
+                image: Some(cri::ImageSpec { image: image::NAME.to_owned(), ..Default::default() }),
+            })
+            .await;
+        assert_eq!(held.unwrap_err().code(), Code::FailedPrecondition);
+
+        for (selector, state, count) in [
+            ("web", cri::ContainerState::ContainerRunning, 1),
+            ("other", cri::ContainerState::ContainerRunning, 0),
+            ("web", cri::ContainerState::ContainerExited, 0),
+        ] {
+            let filter = cri::ContainerFilter {
+                state: Some(cri::ContainerStateValue { state: state.into() }),
+                label_selector: [("app".to_owned(), selector.to_owned())].into(),
+                ..Default::default()
+            };
+            let request = cri::ListContainersRequest { filter: Some(filter) };
+            assert_eq!(client.list_containers(request).await.unwrap().into_inner().containers.len(), count);
+        }
+        client
+            .stop_container(cri::StopContainerRequest { container_id: id.clone(), timeout: 0 })
+            .await
+            .unwrap();
+        client.remove_container(cri::RemoveContainerRequest { container_id: id.clone() }).await.unwrap();
+        client.stop_pod_sandbox(cri::StopPodSandboxRequest { pod_sandbox_id: pod.clone() }).await.unwrap();
+        client
+            .remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id: pod.clone() })
+            .await
+            .unwrap();
+        let gone = cri::PodSandboxStatusRequest { pod_sandbox_id: pod.clone(), verbose: false };
+        assert_eq!(client.pod_sandbox_status(gone).await.unwrap_err().code(), Code::NotFound);
+        assert_eq!(
+            client.attach(cri::AttachRequest::default()).await.unwrap_err().code(),
+            Code::Unimplemented
+        );
+
+        use cri::ContainerEventType as E;
+        let expected = [
+            (&pod, E::ContainerCreatedEvent),
+            (&pod, E::ContainerStartedEvent),
+            (&id, E::ContainerCreatedEvent),
+            (&id, E::ContainerStartedEvent),
+            (&id, E::ContainerStoppedEvent),
+            (&id, E::ContainerDeletedEvent),
+            (&pod, E::ContainerStoppedEvent),
+            (&pod, E::ContainerDeletedEvent),
+        ];
+        for (which, kind) in expected {
+            let event = events.next().await.unwrap().unwrap();
+            assert_eq!((&event.container_id, event.container_event_type()), (which, kind));
+        }
+        stop.send(()).unwrap();
+        serving.await.unwrap().unwrap();
+        assert!(events.next().await.is_none_or(|event| event.is_err()));
+        drop((client, images, events));
+        node
+    });
+}
