@@ -67,8 +67,8 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
-    fn new(reason: &'static str, message: impl ToString) -> Self {
-        Self { reason, message: message.to_string() }
+    fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
     }
 
     fn call(reason: &'static str) -> impl FnOnce(Status) -> Self {
@@ -93,22 +93,28 @@ pub(crate) async fn apply(tools: &Tools, target: &Target, action: &Action) -> Re
         Action::StopContainer { id, grace, why } => stop_container(tools, id, *grace, why).await,
         Action::RemoveContainer { id } => {
             info!(%id, "removing the container");
-            done_if_gone(tools.runtime.remove_container(id.as_str()).await).map_err(Failed::call("FailedRemove"))
+            done_if_gone(tools.runtime.remove_container(id.as_str()).await)
+                .map_err(Failed::call("FailedRemove"))
         }
         Action::StopSandbox { id } => {
             info!(%id, "stopping the sandbox and releasing its network");
-            done_if_gone(tools.runtime.stop_pod_sandbox(id.as_str()).await).map_err(Failed::call("FailedKillPod"))
+            done_if_gone(tools.runtime.stop_pod_sandbox(id.as_str()).await)
+                .map_err(Failed::call("FailedKillPod"))
         }
         Action::RemoveSandbox { id } => {
             info!(%id, "removing the sandbox");
-            done_if_gone(tools.runtime.remove_pod_sandbox(id.as_str()).await).map_err(Failed::call("FailedRemove"))
+            done_if_gone(tools.runtime.remove_pod_sandbox(id.as_str()).await)
+                .map_err(Failed::call("FailedRemove"))
         }
         Action::CleanUp => clean_up(tools, target).await,
     }
 }
 
 fn wanted(target: &Target) -> Result<&Arc<DesiredPod>, Failed> {
-    target.pod.as_ref().ok_or_else(|| Failed::new("UnknownPod", "the pod's specification is not known any more"))
+    target
+        .pod
+        .as_ref()
+        .ok_or_else(|| Failed::new("UnknownPod", "the pod's specification is not known any more"))
 }
 
 async fn prepare(tools: &Tools, target: &Target) -> Result<(), Failed> {
@@ -116,7 +122,8 @@ async fn prepare(tools: &Tools, target: &Target) -> Result<(), Failed> {
     let Tools { dirs, cgroups, .. } = tools.clone();
     info!("making the pod's directory and cgroup, mounting its volumes");
     blocking(move || {
-        let paths = volumes::ensure(&dirs, &pod.pod, &pod.uid).map_err(|e| Failed::new("FailedMount", chain(&e)))?;
+        let paths =
+            volumes::ensure(&dirs, &pod.pod, &pod.uid).map_err(|e| Failed::new("FailedMount", chain(&e)))?;
         checkpoint::save_pod(&dirs, &pod).map_err(|e| Failed::new("FailedMount", chain(&e)))?;
         let values = resources::pod_cgroup(&pod.pod);
         cgroups
@@ -130,9 +137,8 @@ async fn prepare(tools: &Tools, target: &Target) -> Result<(), Failed> {
 
 async fn pull(tools: &Tools, image: &str) -> Result<(), Failed> {
     info!(image, "pulling the image");
-    let reason = |status: &Status| match status.code() {
-        Code::InvalidArgument => "InvalidImageName",
-        _ => "ErrImagePull",
+    let reason = |status: &Status| {
+        if status.code() == Code::InvalidArgument { "InvalidImageName" } else { "ErrImagePull" }
     };
     let pulled = tools.runtime.pull_image(image).await;
     let id = pulled.map_err(|status| Failed::new(reason(&status), status.message()))?;
@@ -165,7 +171,8 @@ async fn start_container(tools: &Tools, target: &Target, start: Start<'_>) -> Re
     let spec = spec.ok_or_else(|| config_error(format!("the pod has no container {:?}", start.name)))?;
     let image = spec.image.clone().unwrap_or_default();
     let found = tools.runtime.image_status(&image).await.map_err(Failed::call("ImageInspectError"))?;
-    let found = found.ok_or_else(|| Failed::new("ErrImagePull", format!("image {image:?} is not on the node any more")))?;
+    let found = found
+        .ok_or_else(|| Failed::new("ErrImagePull", format!("image {image:?} is not on the node any more")))?;
     let config = {
         let (tools, target, spec) = (tools.clone(), target.clone(), spec.clone());
         let (attempt, step, sandbox) = (start.attempt, start.back_off_step, start.sandbox.clone());
@@ -174,7 +181,11 @@ async fn start_container(tools: &Tools, target: &Target, start: Start<'_>) -> Re
     let request = v1::CreateContainerRequest {
         pod_sandbox_id: start.sandbox.as_str().to_owned(),
         config: Some(config),
-        sandbox_config: Some(sandbox_config::of_pod(pod, sandbox_attempt(target, start.sandbox), &tools.node)),
+        sandbox_config: Some(sandbox_config::of_pod(
+            pod,
+            sandbox_attempt(target, start.sandbox),
+            &tools.node,
+        )),
     };
     let id = tools.runtime.create_container(request).await.map_err(Failed::call("CreateContainerError"))?;
     tools.runtime.start_container(&id).await.map_err(Failed::call("RunContainerError"))?;
@@ -200,7 +211,8 @@ fn container_config(
     let hostname = sandbox_config::hostname(pod, &tools.node);
     let who = Identity { hostname: &hostname, domain: domain.as_deref(), ips: &ips };
     let pod_spec = pod.pod.spec.clone().unwrap_or_default();
-    hosts_file::ensure(&hosts, &pod_spec, who).map_err(|e| fail(format!("write {}: {e}", hosts.display())))?;
+    hosts_file::ensure(&hosts, &pod_spec, who)
+        .map_err(|e| fail(format!("write {}: {e}", hosts.display())))?;
     let message = tools.dirs.message(&pod.uid, &spec.name, attempt);
     make_message_file(&message).map_err(|e| fail(format!("make {}: {e}", message.display())))?;
     let sub_paths = tools.dirs.sub_paths(&pod.uid, &spec.name);
@@ -250,7 +262,8 @@ async fn stop_container(tools: &Tools, id: &ContainerId, grace: Duration, why: &
     info!(%id, grace = ?grace, why, "stopping the container");
     let seconds = grace.as_millis().div_ceil(1000);
     let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-    done_if_gone(tools.runtime.stop_container(id.as_str(), seconds).await).map_err(Failed::call("FailedKillPod"))
+    done_if_gone(tools.runtime.stop_container(id.as_str(), seconds).await)
+        .map_err(Failed::call("FailedKillPod"))
 }
 
 /// Removes all that can be removed and tells everything that could not.
@@ -284,7 +297,7 @@ async fn blocking<T: Send + 'static>(
     let span = tracing::Span::current();
     match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
         Ok(result) => result,
-        Err(e) => Err(Failed::new("InternalError", e)),
+        Err(e) => Err(Failed::new("InternalError", e.to_string())),
     }
 }
 

@@ -21,7 +21,7 @@ const SHIMS: &str = "pintle-shims";
 
 /// What can go wrong with a cgroup.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum CgroupError {
     /// No hierarchy with a cpu and a memory controller was found.
     #[error("no cgroup hierarchy is mounted on /sys/fs/cgroup")]
     NoHierarchy,
@@ -73,24 +73,25 @@ enum Mounted {
 
 impl Cgroups {
     /// Finds the hierarchies. Nothing is made yet.
-    pub(crate) fn open(root: &str) -> Result<Self, Error> {
+    pub(crate) fn open(root: &str) -> Result<Self, CgroupError> {
         let mounts = hierarchies()?;
-        let hierarchy = if is_cgroup2_unified_mode() { Mounted::V2(V2::new()) } else { Mounted::V1(V1::new()) };
+        let hierarchy =
+            if is_cgroup2_unified_mode() { Mounted::V2(V2::new()) } else { Mounted::V1(V1::new()) };
         if mounts.is_empty() {
-            return Err(Error::NoHierarchy);
+            return Err(CgroupError::NoHierarchy);
         }
         Ok(Self { root: root.trim_matches('/').to_owned(), hierarchy, mounts })
     }
 
     /// Makes `kubepods` and the classes below it.
-    pub(crate) fn ensure_classes(&self) -> Result<(), Error> {
+    pub(crate) fn ensure_classes(&self) -> Result<(), CgroupError> {
         self.make(&self.below_root("kubepods"))?;
         self.make(&self.class(QosClass::Burstable))?;
         self.ensure(&self.class(QosClass::BestEffort), only_shares(MIN_CPU_SHARES))
     }
 
     /// What the burstable class as a whole gets: the sum of what its pods ask for.
-    pub(crate) fn set_burstable_shares(&self, shares: u64) -> Result<(), Error> {
+    pub(crate) fn set_burstable_shares(&self, shares: u64) -> Result<(), CgroupError> {
         self.ensure(&self.class(QosClass::Burstable), only_shares(shares.max(MIN_CPU_SHARES)))
     }
 
@@ -100,7 +101,12 @@ impl Cgroups {
     }
 
     /// Makes a pod's group with its values.
-    pub(crate) fn ensure_pod(&self, class: QosClass, uid: &PodUid, values: CgroupValues) -> Result<(), Error> {
+    pub(crate) fn ensure_pod(
+        &self,
+        class: QosClass,
+        uid: &PodUid,
+        values: CgroupValues,
+    ) -> Result<(), CgroupError> {
         self.ensure(self.pod_path(class, uid).trim_start_matches('/'), values)
     }
 
@@ -110,7 +116,7 @@ impl Cgroups {
     }
 
     /// Removes the pod's groups with everything below them. Fails while a process is in one.
-    pub(crate) fn remove_pod(&self, uid: &PodUid) -> Result<(), Error> {
+    pub(crate) fn remove_pod(&self, uid: &PodUid) -> Result<(), CgroupError> {
         self.every_class(uid).iter().try_for_each(|path| self.remove(path))
     }
 
@@ -129,7 +135,7 @@ impl Cgroups {
     }
 
     /// Removes the whole tree, supervisors' group included. Fails while a process is in it.
-    pub(crate) fn remove_all(&self) -> Result<(), Error> {
+    pub(crate) fn remove_all(&self) -> Result<(), CgroupError> {
         self.remove(&self.below_root("kubepods"))?;
         self.remove(&self.below_root(SHIMS))?;
         if self.root.is_empty() { Ok(()) } else { self.remove(&self.root) }
@@ -155,17 +161,17 @@ impl Cgroups {
         if self.root.is_empty() { path.to_owned() } else { format!("{}/{path}", self.root) }
     }
 
-    fn make(&self, path: &str) -> Result<Cgroup, Error> {
+    fn make(&self, path: &str) -> Result<Cgroup, CgroupError> {
         let hierarchy: Box<dyn Hierarchy> = match &self.hierarchy {
             Mounted::V1(v1) => Box::new(v1.clone()),
             Mounted::V2(v2) => Box::new(v2.clone()),
         };
-        Cgroup::new(hierarchy, path).map_err(|source| Error::Make { path: path.to_owned(), source })
+        Cgroup::new(hierarchy, path).map_err(|source| CgroupError::Make { path: path.to_owned(), source })
     }
 
-    fn ensure(&self, path: &str, values: CgroupValues) -> Result<(), Error> {
+    fn ensure(&self, path: &str, values: CgroupValues) -> Result<(), CgroupError> {
         let group = self.make(path)?;
-        let set = |what| move |source| Error::Set { path: path.to_owned(), what, source };
+        let set = |what| move |source| CgroupError::Set { path: path.to_owned(), what, source };
         if let Some(cpu) = group.controller_of::<CpuController>() {
             let share = if group.v2() { values.cpu_weight } else { values.cpu_shares };
             cpu.set_shares(share).map_err(set("cpu shares"))?;
@@ -180,7 +186,7 @@ impl Cgroups {
         Ok(())
     }
 
-    fn remove(&self, path: &str) -> Result<(), Error> {
+    fn remove(&self, path: &str) -> Result<(), CgroupError> {
         self.mounts.iter().try_for_each(|mount| remove_tree(&mount.join(path)))
     }
 }
@@ -197,8 +203,8 @@ fn only_shares(shares: u64) -> CgroupValues {
 }
 
 /// Removes a group and those below it, the lowest first. Nothing happens if it is not there.
-fn remove_tree(dir: &Path) -> Result<(), Error> {
-    let failed = |source| Error::Remove { path: dir.to_owned(), source };
+fn remove_tree(dir: &Path) -> Result<(), CgroupError> {
+    let failed = |source| CgroupError::Remove { path: dir.to_owned(), source };
     match std::fs::read_dir(dir) {
         Ok(entries) => {
             for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
@@ -215,8 +221,9 @@ fn remove_tree(dir: &Path) -> Result<(), Error> {
 }
 
 /// The mount points of all cgroup hierarchies below `/sys/fs/cgroup`.
-fn hierarchies() -> Result<Vec<PathBuf>, Error> {
-    let table = procfs::process::Process::myself().and_then(|me| me.mountinfo()).map_err(Error::MountTable)?;
+fn hierarchies() -> Result<Vec<PathBuf>, CgroupError> {
+    let table =
+        procfs::process::Process::myself().and_then(|me| me.mountinfo()).map_err(CgroupError::MountTable)?;
     let is_cgroup = |kind: &str| kind == "cgroup" || kind == "cgroup2";
     let mut mounts: Vec<PathBuf> = table
         .0

@@ -25,7 +25,7 @@ const MAX_RECORD: u64 = 4 * 1024 * 1024;
 /// A record could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("write {}: {source}", path.display())]
-pub(crate) struct Error {
+pub(crate) struct RecordError {
     path: PathBuf,
     source: std::io::Error,
 }
@@ -48,7 +48,7 @@ struct DeadlineRecord {
 }
 
 /// Records a pod. Its directory must be there.
-pub(crate) fn save_pod(dirs: &PodDirs, pod: &DesiredPod) -> Result<(), Error> {
+pub(crate) fn save_pod(dirs: &PodDirs, pod: &DesiredPod) -> Result<(), RecordError> {
     let record = PodRecord {
         v: VERSION,
         uid: pod.uid.clone(),
@@ -67,7 +67,7 @@ pub(crate) fn load_pod(dirs: &PodDirs, uid: &PodUid) -> Option<DesiredPod> {
 }
 
 /// Records when a pod must be gone. Without its directory there is nothing to end, and nothing is recorded.
-pub(crate) fn save_deadline(dirs: &PodDirs, uid: &PodUid, deadline: Timestamp) -> Result<(), Error> {
+pub(crate) fn save_deadline(dirs: &PodDirs, uid: &PodUid, deadline: Timestamp) -> Result<(), RecordError> {
     let dir = dirs.pod(uid);
     if !dir.is_dir() {
         return Ok(());
@@ -84,12 +84,13 @@ pub(crate) fn load_deadline(dirs: &PodDirs, uid: &PodUid) -> Option<Timestamp> {
 /// The manifest's path in a pod's source.
 pub(crate) fn source_file(pod: &DesiredPod) -> PathBuf {
     let source = pod.source.as_str();
-    let path = source.strip_suffix(')').and_then(|rest| rest.rsplit_once(" (pod ")).map_or(source, |(path, _)| path);
+    let path =
+        source.strip_suffix(')').and_then(|rest| rest.rsplit_once(" (pod ")).map_or(source, |(path, _)| path);
     path.into()
 }
 
-fn save(path: &Path, record: &impl Serialize) -> Result<(), Error> {
-    let failed = |source| Error { path: path.to_owned(), source };
+fn save(path: &Path, record: &impl Serialize) -> Result<(), RecordError> {
+    let failed = |source| RecordError { path: path.to_owned(), source };
     let text = serde_json::to_vec(record).map_err(|e| failed(e.into()))?;
     if std::fs::read(path).is_ok_and(|old| old == text) {
         return Ok(());

@@ -23,7 +23,7 @@ const MAX_CONFIG: u64 = 1024 * 1024;
 
 /// What is wrong with the configuration.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum ConfigError {
     /// The file cannot be read.
     #[error("read configuration {}", path.display())]
     Read {
@@ -196,17 +196,17 @@ pub(crate) struct LogLimits {
 }
 
 /// Reads the configuration file. `None` means the default one, which may be absent.
-pub(crate) fn load(path: Option<&Path>) -> Result<ConfigFile, Error> {
+pub(crate) fn load(path: Option<&Path>) -> Result<ConfigFile, ConfigError> {
     let file = path.unwrap_or(Path::new(DEFAULT_CONFIG));
     match read_bounded(file) {
         Ok(text) => parse(file, &text),
         Err(e) if path.is_none() && e.kind() == std::io::ErrorKind::NotFound => Ok(ConfigFile::default()),
-        Err(source) => Err(Error::Read { path: file.to_owned(), source }),
+        Err(source) => Err(ConfigError::Read { path: file.to_owned(), source }),
     }
 }
 
 /// Reads a configuration from its text; `path` is for the errors.
-fn parse(path: &Path, text: &str) -> Result<ConfigFile, Error> {
+fn parse(path: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
     // A file with nothing but comments is an empty configuration.
     if text.lines().all(|line| line.trim_start().starts_with('#') || line.trim().is_empty()) {
         return Ok(ConfigFile::default());
@@ -214,17 +214,21 @@ fn parse(path: &Path, text: &str) -> Result<ConfigFile, Error> {
     serde_saphyr::from_str(text).map_err(|e| {
         let bare = e.without_snippet();
         let line = bare.location().map_or(0, |at| at.line());
-        Error::Parse { path: path.to_owned(), line, reason: one_line(&bare.to_string()) }
+        ConfigError::Parse { path: path.to_owned(), line, reason: one_line(&bare.to_string()) }
     })
 }
 
 /// Merges file and flags and fills in the defaults.
-pub(crate) fn settle(file: ConfigFile, flags: Flags, origin: &str) -> Result<Settings, Error> {
+pub(crate) fn settle(file: ConfigFile, flags: Flags, origin: &str) -> Result<Settings, ConfigError> {
     let root = flags.root.or(file.root_dir).unwrap_or_else(|| DEFAULT_ROOT.into());
     let state = flags.state.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE.into());
-    let invalid = |field, reason: &str| Error::Invalid { origin: origin.to_owned(), field, reason: reason.to_owned() };
-    let root = absolute(root).map_err(|r| invalid("rootDir", &r))?;
-    let state = absolute(state).map_err(|r| invalid("stateDir", &r))?;
+    let invalid = |field, reason: &str| ConfigError::Invalid {
+        origin: origin.to_owned(),
+        field,
+        reason: reason.to_owned(),
+    };
+    let root = absolute(&root).map_err(|r| invalid("rootDir", &r))?;
+    let state = absolute(&state).map_err(|r| invalid("stateDir", &r))?;
     let manifests = flags.manifests.or(file.static_pod_path).unwrap_or_else(|| DEFAULT_MANIFESTS.into());
     let socket = match flags.listen.or(file.listen) {
         Some(listen) => socket_path(&listen).map_err(|r| invalid("listen", &r))?,
@@ -236,7 +240,7 @@ pub(crate) fn settle(file: ConfigFile, flags: Flags, origin: &str) -> Result<Set
     check_node_name(&node_name).map_err(|r| invalid("nodeName", &r))?;
     Ok(Settings {
         node_name,
-        manifests: absolute(manifests).map_err(|r| invalid("staticPodPath", &r))?,
+        manifests: absolute(&manifests).map_err(|r| invalid("staticPodPath", &r))?,
         pod_logs: file.pod_logs_dir.unwrap_or(default_logs),
         shim: file.shim_path,
         log_level: flags.log_level.or(file.log_level).unwrap_or_else(|| "info".into()),
@@ -266,13 +270,17 @@ pub(crate) fn settle(file: ConfigFile, flags: Flags, origin: &str) -> Result<Set
 }
 
 /// The supervisor's binary: as configured, `PINTLE_SHIM`, beside this binary, or where `make install` puts it.
-pub(crate) fn find_shim(configured: Option<&Path>) -> Result<PathBuf, Error> {
+pub(crate) fn find_shim(configured: Option<&Path>) -> Result<PathBuf, ConfigError> {
     let named = configured.map(Path::to_owned).or_else(|| std::env::var_os("PINTLE_SHIM").map(PathBuf::from));
     if let Some(path) = named {
         return Ok(path);
     }
     let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name("pintle-shim"));
-    beside.into_iter().chain(LIBEXEC.map(PathBuf::from)).find(|path| path.is_file()).ok_or(Error::NoShim)
+    beside
+        .into_iter()
+        .chain(LIBEXEC.map(PathBuf::from))
+        .find(|path| path.is_file())
+        .ok_or(ConfigError::NoShim)
 }
 
 /// What distinguishes this instance's names on the host from another's: nothing for the default state directory.
@@ -311,8 +319,8 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn absolute(path: PathBuf) -> Result<PathBuf, String> {
-    std::path::absolute(&path).map_err(|e| format!("{}: {e}", path.display()))
+fn absolute(path: &Path) -> Result<PathBuf, String> {
+    std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()))
 }
 
 fn socket_path(listen: &str) -> Result<PathBuf, String> {
@@ -351,7 +359,11 @@ fn back_off(file: &BackOffFile) -> Result<BackOff, String> {
 fn bytes(quantity: Option<&Quantity>) -> Result<Option<u64>, String> {
     let Some(Quantity(text)) = quantity else { return Ok(None) };
     let size = pintle_core::quantity::Quantity::parse(text).map_err(|e| e.to_string())?.value();
-    u64::try_from(size).ok().filter(|size| *size > 0).map(Some).ok_or_else(|| format!("{text:?} is not a size"))
+    u64::try_from(size)
+        .ok()
+        .filter(|size| *size > 0)
+        .map(Some)
+        .ok_or_else(|| format!("{text:?} is not a size"))
 }
 
 /// A duration as Kubernetes writes it (`metav1.Duration`): `1m30s`.
@@ -401,7 +413,7 @@ fn parse_span(text: &str) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn settled(text: &str, flags: Flags) -> Result<Settings, Error> {
+    fn settled(text: &str, flags: Flags) -> Result<Settings, ConfigError> {
         settle(parse(Path::new("/etc/pintle/config.yaml"), text)?, flags, "/etc/pintle/config.yaml")
     }
 
@@ -421,7 +433,9 @@ mod tests {
 
     #[test]
     fn a_value_of_the_wrong_kind_is_refused_with_its_line() {
-        let error = settled("nodeName: a\nfileCheckFrequency: soon\n", Flags::default()).expect_err("refused").to_string();
+        let error = settled("nodeName: a\nfileCheckFrequency: soon\n", Flags::default())
+            .expect_err("refused")
+            .to_string();
         assert!(error.starts_with("/etc/pintle/config.yaml:2: "), "{error}");
         assert!(error.contains("\"soon\" is not a duration"), "{error}");
     }
@@ -466,7 +480,9 @@ mod tests {
 
     #[test]
     fn durations_are_read_as_kubernetes_writes_them() {
-        for (text, millis) in [("20s", 20_000), ("1m30s", 90_000), ("1h", 3_600_000), ("500ms", 500), ("0", 0)] {
+        for (text, millis) in
+            [("20s", 20_000), ("1m30s", 90_000), ("1h", 3_600_000), ("500ms", 500), ("0", 0)]
+        {
             assert_eq!(parse_span(text), Some(Duration::from_millis(millis)), "{text}");
         }
         for text in ["", "s", "10", "10 s", "-1s", "1.5s", "99999999999s"] {

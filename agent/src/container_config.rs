@@ -31,10 +31,10 @@ const DEFAULT_MESSAGE_PATH: &str = "/dev/termination-log";
 
 /// Why there can be no configuration.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum ContainerConfigError {
     /// A mount.
     #[error(transparent)]
-    Mount(#[from] mounts::Error),
+    Mount(#[from] mounts::MountError),
     /// Root where it is forbidden; the kubelet's words.
     #[error("container has runAsNonRoot and image will run as root (pod: \"{pod}\", container: {container})")]
     RunsAsRoot {
@@ -94,11 +94,12 @@ pub(crate) struct Ingredients<'a> {
 }
 
 /// The whole message.
-pub(crate) fn of_container(from: &Ingredients<'_>) -> Result<v1::ContainerConfig, Error> {
+pub(crate) fn of_container(from: &Ingredients<'_>) -> Result<v1::ContainerConfig, ContainerConfigError> {
     check_non_root(from)?;
     let spec = from.spec;
     let variables = env::resolve(&from.pod.pod, spec, &env_facts(from))?;
-    let expanded = |words: &Option<Vec<String>>| env::expand_all(words.as_deref().unwrap_or_default(), &variables);
+    let expanded =
+        |words: &Option<Vec<String>>| env::expand_all(words.as_deref().unwrap_or_default(), &variables);
     let stop_signal = spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_deref());
     Ok(v1::ContainerConfig {
         metadata: Some(v1::ContainerMetadata { name: spec.name.clone(), attempt: from.attempt }),
@@ -123,7 +124,10 @@ pub(crate) fn of_container(from: &Ingredients<'_>) -> Result<v1::ContainerConfig
             resources: Some(limits(from)),
             security_context: Some(security(from)),
         }),
-        stop_signal: stop_signal.and_then(v1::Signal::from_str_name).unwrap_or(v1::Signal::RuntimeDefault).into(),
+        stop_signal: stop_signal
+            .and_then(v1::Signal::from_str_name)
+            .unwrap_or(v1::Signal::RuntimeDefault)
+            .into(),
         ..Default::default()
     })
 }
@@ -160,7 +164,10 @@ fn annotations(from: &Ingredients<'_>) -> BTreeMap<String, String> {
     .into()
 }
 
-fn all_mounts(from: &Ingredients<'_>, env: &[(String, String)]) -> Result<Vec<v1::Mount>, Error> {
+fn all_mounts(
+    from: &Ingredients<'_>,
+    env: &[(String, String)],
+) -> Result<Vec<v1::Mount>, ContainerConfigError> {
     let mut all = mounts::of_container(from.spec, from.places, env)?;
     for (container_path, file) in [("/etc/hosts", from.hosts), (message_path(from.spec), from.message)] {
         if all.iter().all(|mount| mount.container_path != container_path) {
@@ -196,7 +203,8 @@ fn security(from: &Ingredients<'_>) -> v1::LinuxContainerSecurityContext {
     let privileged = own.privileged.unwrap_or(false);
     let int64 = |value: Option<i64>| value.map(|value| v1::Int64Value { value });
     let unmasked = privileged || own.proc_mount.as_deref() == Some("Unmasked");
-    let paths = |list: &[&str]| if unmasked { vec![] } else { list.iter().map(|p| (*p).to_owned()).collect() };
+    let paths =
+        |list: &[&str]| if unmasked { vec![] } else { list.iter().map(|p| (*p).to_owned()).collect() };
     let profile = own.seccomp_profile.as_ref().or(pod.and_then(|pod| pod.seccomp_profile.as_ref()));
     let policy = match pod.and_then(|pod| pod.supplemental_groups_policy.as_deref()) {
         Some("Strict") => v1::SupplementalGroupsPolicy::Strict,
@@ -227,7 +235,7 @@ fn run_as_user(own: &api::SecurityContext, pod: Option<&api::PodSecurityContext>
     own.run_as_user.or(pod.and_then(|pod| pod.run_as_user))
 }
 
-fn check_non_root(from: &Ingredients<'_>) -> Result<(), Error> {
+fn check_non_root(from: &Ingredients<'_>) -> Result<(), ContainerConfigError> {
     let default = api::SecurityContext::default();
     let own = from.spec.security_context.as_ref().unwrap_or(&default);
     let pod = from.pod.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
@@ -238,13 +246,13 @@ fn check_non_root(from: &Ingredients<'_>) -> Result<(), Error> {
     let name = format!("{}_{}({})", from.pod.name(), from.pod.namespace(), from.pod.uid);
     let container = from.spec.name.clone();
     match (run_as_user(own, pod), &from.image.uid, from.image.username.as_str()) {
-        (Some(0), ..) => Err(Error::AsksForRoot { pod: name, container }),
+        (Some(0), ..) => Err(ContainerConfigError::AsksForRoot { pod: name, container }),
         (Some(_), ..) => Ok(()),
         (None, Some(uid), _) if uid.value != 0 => Ok(()),
         (None, None, user) if !user.is_empty() => {
-            Err(Error::CannotVerify { pod: name, container, user: user.to_owned() })
+            Err(ContainerConfigError::CannotVerify { pod: name, container, user: user.to_owned() })
         }
-        (None, ..) => Err(Error::RunsAsRoot { pod: name, container }),
+        (None, ..) => Err(ContainerConfigError::RunsAsRoot { pod: name, container }),
     }
 }
 
@@ -270,8 +278,9 @@ mod tests {
     use super::*;
     use crate::sandbox_config::tests::{desired, node};
 
-    fn config(pod: &DesiredPod, image: &v1::Image) -> Result<v1::ContainerConfig, Error> {
-        let volumes = BTreeMap::from([("data".to_owned(), std::path::PathBuf::from("/pods/u-1/volumes/data"))]);
+    fn config(pod: &DesiredPod, image: &v1::Image) -> Result<v1::ContainerConfig, ContainerConfigError> {
+        let volumes =
+            BTreeMap::from([("data".to_owned(), std::path::PathBuf::from("/pods/u-1/volumes/data"))]);
         of_container(&Ingredients {
             pod,
             spec: &pod.pod.spec.as_ref().expect("a spec").containers[0],
@@ -344,13 +353,16 @@ mod tests {
         let user = v1::Image { uid: Some(v1::Int64Value { value: 9 }), ..Default::default() };
         let named = v1::Image { username: "web".into(), ..Default::default() };
         let non_root = pod(r#"{"runAsNonRoot":true}"#);
-        assert!(matches!(config(&non_root, &root), Err(Error::RunsAsRoot { .. })));
-        assert!(matches!(config(&non_root, &v1::Image::default()), Err(Error::RunsAsRoot { .. })));
-        assert!(matches!(config(&non_root, &named), Err(Error::CannotVerify { .. })));
+        assert!(matches!(config(&non_root, &root), Err(ContainerConfigError::RunsAsRoot { .. })));
+        assert!(matches!(
+            config(&non_root, &v1::Image::default()),
+            Err(ContainerConfigError::RunsAsRoot { .. })
+        ));
+        assert!(matches!(config(&non_root, &named), Err(ContainerConfigError::CannotVerify { .. })));
         assert!(config(&non_root, &user).is_ok());
         assert!(config(&pod(r#"{"runAsNonRoot":true,"runAsUser":9}"#), &root).is_ok());
         let asks = pod(r#"{"runAsNonRoot":true,"runAsUser":0}"#);
-        assert!(matches!(config(&asks, &user), Err(Error::AsksForRoot { .. })));
+        assert!(matches!(config(&asks, &user), Err(ContainerConfigError::AsksForRoot { .. })));
     }
 
     #[test]
@@ -358,9 +370,13 @@ mod tests {
         let pod = desired(
             r#"{"metadata":{"name":"a"},"spec":{"containers":[{"name":"app","image":"demo","securityContext":{"privileged":true}}]}}"#,
         );
-        let security =
-            config(&pod, &v1::Image::default()).expect("a configuration").linux.and_then(|l| l.security_context);
+        let security = config(&pod, &v1::Image::default())
+            .expect("a configuration")
+            .linux
+            .and_then(|l| l.security_context);
         let security = security.expect("security");
-        assert!(security.privileged && security.masked_paths.is_empty() && security.readonly_paths.is_empty());
+        assert!(
+            security.privileged && security.masked_paths.is_empty() && security.readonly_paths.is_empty()
+        );
     }
 }

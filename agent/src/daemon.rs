@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 
 /// What can go wrong before a daemon serves.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum DaemonError {
     /// The log level makes no sense.
     #[error("log level {0:?}: {1}")]
     LogLevel(String, String),
@@ -35,13 +35,12 @@ pub(crate) enum Error {
 }
 
 /// Logs to stderr; `RUST_LOG` goes before the configured level.
-pub(crate) fn init_log(level: &str) -> Result<(), Error> {
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(own) if !own.is_empty() => EnvFilter::try_new(&own).map_err(|e| Error::LogLevel(own, e.to_string())),
-        Ok(_) | Err(_) => {
-            EnvFilter::try_new(level).map_err(|e| Error::LogLevel(level.to_owned(), e.to_string()))
-        }
-    }?;
+pub(crate) fn init_log(level: &str) -> Result<(), DaemonError> {
+    let own = std::env::var("RUST_LOG").ok().filter(|own| !own.is_empty());
+    let asked = own.unwrap_or_else(|| level.to_owned());
+    // What the protocol's libraries have to say is of use only to those who ask for it by name.
+    let filter = EnvFilter::try_new(format!("h2=warn,hyper=warn,tower=warn,tonic=warn,{asked}"))
+        .map_err(|e| DaemonError::LogLevel(asked, e.to_string()))?;
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -53,8 +52,8 @@ pub(crate) fn init_log(level: &str) -> Result<(), Error> {
 }
 
 /// Binds the socket for root alone. A socket that is left there belongs to nobody: the engine's lock says so.
-pub(crate) fn listen(path: &Path) -> Result<UnixListener, Error> {
-    let failed = |source| Error::Listen { path: path.to_owned(), source };
+pub(crate) fn listen(path: &Path) -> Result<UnixListener, DaemonError> {
+    let failed = |source| DaemonError::Listen { path: path.to_owned(), source };
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).map_err(failed)?;
     }
@@ -94,9 +93,9 @@ fn send(name: &OsStr, state: &str) -> std::io::Result<()> {
 }
 
 /// Ends with the first signal that asks the daemon to stop.
-pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>, Error> {
-    let mut term = signal(SignalKind::terminate()).map_err(Error::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
+pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>, DaemonError> {
+    let mut term = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
     Ok(async move {
         let name = tokio::select! {
             // Cancel-safe: both only wait.

@@ -27,10 +27,9 @@ pub(crate) struct NodeDns {
 pub(crate) fn read_host() -> DnsConfig {
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let host = parse(&text);
-    if !host.servers.is_empty() && host.servers.iter().all(|server| server.starts_with("127.")) {
-        if let Ok(text) = std::fs::read_to_string(RESOLVED) {
-            return parse(&text);
-        }
+    let only_local = !host.servers.is_empty() && host.servers.iter().all(|server| server.starts_with("127."));
+    if only_local && let Ok(text) = std::fs::read_to_string(RESOLVED) {
+        return parse(&text);
     }
     host
 }
@@ -115,7 +114,9 @@ mod tests {
 
     fn node() -> NodeDns {
         NodeDns {
-            host: parse("# made by hand\nnameserver 192.0.2.1\ndomain old\nsearch lan example.org\noptions edns0\n"),
+            host: parse(
+                "# made by hand\nnameserver 192.0.2.1\ndomain old\nsearch lan example.org\noptions edns0\n",
+            ),
             cluster_servers: vec!["10.96.0.10".into()],
             cluster_domain: "cluster.local".into(),
         }

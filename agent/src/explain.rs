@@ -54,11 +54,10 @@ pub(crate) async fn run(args: ExplainArgs, global: &pintle_cli::GlobalArgs) -> a
 }
 
 fn refusal(status: &tonic::Status, endpoint: &str) -> anyhow::Error {
-    match status.code() {
-        tonic::Code::Unimplemented => {
-            anyhow::anyhow!("no agent serves on {endpoint}: only `pintle agent` can explain pods")
-        }
-        _ => anyhow::anyhow!("{}", status.message()),
+    if status.code() == tonic::Code::Unimplemented {
+        anyhow::anyhow!("no agent serves on {endpoint}: only `pintle agent` can explain pods")
+    } else {
+        anyhow::anyhow!("{}", status.message())
     }
 }
 

@@ -113,7 +113,7 @@ fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
     let result = match command {
         Command::Agent(args) => agent(args),
-        Command::Runtime(args) => runtime(args),
+        Command::Runtime(args) => runtime(&args),
         Command::Cleanup(args) => clean_up(args),
         Command::Explain(args) => client(explain::run(args, &global)),
         Command::Cri(pintle_cli::Command::Completion(args)) => {
@@ -136,7 +136,7 @@ fn agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
     serve(wiring::run_agent(settings))
 }
 
-fn runtime(args: RuntimeArgs) -> anyhow::Result<ExitCode> {
+fn runtime(args: &RuntimeArgs) -> anyhow::Result<ExitCode> {
     let settings = settle(args.daemon.flags(), args.daemon.config.as_deref())?;
     daemon::init_log(&settings.log_level)?;
     serve(wiring::run_runtime(settings))
@@ -163,7 +163,7 @@ impl DaemonArgs {
     }
 }
 
-fn settle(flags: Flags, file: Option<&std::path::Path>) -> Result<Settings, config::Error> {
+fn settle(flags: Flags, file: Option<&std::path::Path>) -> Result<Settings, config::ConfigError> {
     let origin = file.map_or_else(|| config::DEFAULT_CONFIG.to_owned(), |file| file.display().to_string());
     config::settle(config::load(file)?, flags, &origin)
 }

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 /// What can go wrong with a mount.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum MountError {
     /// The pod has no such volume.
     #[error("volumeMount {0:?} names a volume that the pod does not have")]
     UnknownVolume(String),
@@ -48,7 +48,7 @@ pub(crate) fn of_container(
     spec: &api::Container,
     places: Places<'_>,
     env: &[(String, String)],
-) -> Result<Vec<v1::Mount>, Error> {
+) -> Result<Vec<v1::Mount>, MountError> {
     let mounts = spec.volume_mounts.iter().flatten().enumerate();
     mounts.map(|(index, mount)| of_mount(mount, index, places, env)).collect()
 }
@@ -58,10 +58,13 @@ fn of_mount(
     index: usize,
     places: Places<'_>,
     env: &[(String, String)],
-) -> Result<v1::Mount, Error> {
-    let volume = places.volumes.get(&mount.name).ok_or_else(|| Error::UnknownVolume(mount.name.clone()))?;
+) -> Result<v1::Mount, MountError> {
+    let volume =
+        places.volumes.get(&mount.name).ok_or_else(|| MountError::UnknownVolume(mount.name.clone()))?;
     let sub_path = match (&mount.sub_path, &mount.sub_path_expr) {
-        (_, Some(expr)) if !expr.is_empty() => pintle_core::env::expand_all(std::slice::from_ref(expr), env).concat(),
+        (_, Some(expr)) if !expr.is_empty() => {
+            pintle_core::env::expand_all(std::slice::from_ref(expr), env).concat()
+        }
         (Some(path), _) => path.clone(),
         (None, _) => String::new(),
     };
@@ -69,10 +72,12 @@ fn of_mount(
         volume.clone()
     } else {
         pin(volume, &sub_path, &places.sub_paths.join(index.to_string())).map_err(|e| match e {
-            None => Error::BadSubPath(sub_path.clone()),
-            Some(source) => {
-                Error::SubPath { volume: mount.name.clone(), sub_path: sub_path.clone(), source: source.into() }
-            }
+            None => MountError::BadSubPath(sub_path.clone()),
+            Some(source) => MountError::SubPath {
+                volume: mount.name.clone(),
+                sub_path: sub_path.clone(),
+                source: source.into(),
+            },
         })?
     };
     let propagation = match mount.mount_propagation.as_deref() {
@@ -129,7 +134,10 @@ fn open_inside(volume: &Path, sub_path: &str) -> Result<OwnedFd, Errno> {
 fn make_mount_point(at: &Path, is_dir: bool) -> Result<(), Errno> {
     let os = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
     loop {
-        match rustix::mount::unmount(at, rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::NOFOLLOW) {
+        match rustix::mount::unmount(
+            at,
+            rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::NOFOLLOW,
+        ) {
             Ok(()) => {}
             Err(Errno::INVAL | Errno::NOENT) => break,
             Err(e) => return Err(e),
@@ -148,7 +156,8 @@ fn make_mount_point(at: &Path, is_dir: bool) -> Result<(), Errno> {
     if let Some(parent) = at.parent() {
         std::fs::create_dir_all(parent).map_err(os)?;
     }
-    rustix::fs::openat(CWD, at, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC, Mode::RUSR).map(drop)
+    rustix::fs::openat(CWD, at, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC, Mode::RUSR)
+        .map(drop)
 }
 
 #[cfg(test)]
@@ -168,9 +177,10 @@ mod tests {
             Self { volumes: BTreeMap::from([("v".to_owned(), volume)]), dir }
         }
 
-        fn mounts(&self, mount: &str) -> Result<Vec<v1::Mount>, Error> {
+        fn mounts(&self, mount: &str) -> Result<Vec<v1::Mount>, MountError> {
             let spec: api::Container =
-                serde_json::from_str(&format!(r#"{{"name":"a","volumeMounts":[{mount}]}}"#)).expect("a container");
+                serde_json::from_str(&format!(r#"{{"name":"a","volumeMounts":[{mount}]}}"#))
+                    .expect("a container");
             let sub_paths = self.dir.path().join("sub");
             let places = Places { volumes: &self.volumes, sub_paths: &sub_paths };
             of_container(&spec, places, &[("WHO".into(), "me".into())])
@@ -192,7 +202,7 @@ mod tests {
         assert_eq!(mounts[0].host_path, f.volumes["v"].display().to_string());
         assert!(mounts[0].readonly);
         assert_eq!(mounts[0].propagation, v1::MountPropagation::PropagationHostToContainer as i32);
-        assert!(matches!(f.mounts(r#"{"name":"w","mountPath":"/m"}"#), Err(Error::UnknownVolume(_))));
+        assert!(matches!(f.mounts(r#"{"name":"w","mountPath":"/m"}"#), Err(MountError::UnknownVolume(_))));
     }
 
     #[test]
@@ -219,13 +229,13 @@ mod tests {
         let f = Fixture::new();
         for bad in ["../up", "/abs", "a/../../b"] {
             let refused = f.mounts(&format!(r#"{{"name":"v","mountPath":"/m","subPath":"{bad}"}}"#));
-            assert!(matches!(refused, Err(Error::BadSubPath(_))), "{bad}");
+            assert!(matches!(refused, Err(MountError::BadSubPath(_))), "{bad}");
         }
         std::fs::write(f.dir.path().join("secret"), "x").expect("outside");
         std::os::unix::fs::symlink(f.dir.path(), f.volumes["v"].join("link")).expect("link");
         assert!(matches!(
             f.mounts(r#"{"name":"v","mountPath":"/m","subPath":"link/secret"}"#),
-            Err(Error::SubPath { .. })
+            Err(MountError::SubPath { .. })
         ));
     }
 }

@@ -33,8 +33,10 @@ pub(crate) fn facts(settings: &Settings) -> NodeFacts {
 /// What pods may have of it.
 pub(crate) fn capacity(node: &NodeFacts, settings: &Settings) -> Capacity {
     let parsed = |text: &str| Quantity::parse(text).ok();
-    let reserved_cpu = settings.reserved.cpu.as_ref().and_then(|cpu| parsed(&cpu.0)).map_or(0, Quantity::milli_value);
-    let reserved_memory = settings.reserved.memory.as_ref().and_then(|m| parsed(&m.0)).map_or(0, Quantity::value);
+    let reserved_cpu =
+        settings.reserved.cpu.as_ref().and_then(|cpu| parsed(&cpu.0)).map_or(0, Quantity::milli_value);
+    let reserved_memory =
+        settings.reserved.memory.as_ref().and_then(|m| parsed(&m.0)).map_or(0, Quantity::value);
     Capacity {
         pods: settings.max_pods,
         cpu: MilliCpu((node.cpus * 1000).saturating_sub(u64::try_from(reserved_cpu).unwrap_or(0))),

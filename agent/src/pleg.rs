@@ -217,7 +217,10 @@ impl Pleg {
         let pods = self.pods();
         let known = pods.iter().map(|(uid, pod)| (uid, read::summary(&pod.facts.borrow())));
         let none = read::Summary::default();
-        known.filter(|(uid, seen)| listed.get(*uid).unwrap_or(&none) != seen).map(|(uid, _)| uid.clone()).collect()
+        known
+            .filter(|(uid, seen)| listed.get(*uid).unwrap_or(&none) != seen)
+            .map(|(uid, _)| uid.clone())
+            .collect()
     }
 
     fn pods(&self) -> MutexGuard<'_, BTreeMap<PodUid, Arc<Pod>>> {

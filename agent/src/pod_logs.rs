@@ -16,7 +16,7 @@ use crate::volumes;
 
 /// What can go wrong with logs.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum LogError {
     /// A directory cannot be read.
     #[error("read {}: {source}", path.display())]
     Read {
@@ -27,7 +27,7 @@ pub(crate) enum Error {
     },
     /// A pod's logs cannot be removed.
     #[error("remove logs")]
-    Remove(#[source] volumes::Error),
+    Remove(#[source] volumes::VolumeError),
     /// A log cannot be renamed or removed.
     #[error("rotate {}: {source}", path.display())]
     Rotate {
@@ -42,16 +42,16 @@ pub(crate) enum Error {
 }
 
 /// Removes the logs of a pod, whatever its name was.
-pub(crate) fn remove(logs: &Path, uid: &PodUid) -> Result<(), Error> {
+pub(crate) fn remove(logs: &Path, uid: &PodUid) -> Result<(), LogError> {
     let ending = format!("_{uid}");
     let entries = match std::fs::read_dir(logs) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(Error::Read { path: logs.to_owned(), source }),
+        Err(source) => return Err(LogError::Read { path: logs.to_owned(), source }),
     };
     let of_pod = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| name.ends_with(&ending));
     for entry in entries.flatten().filter(|entry| of_pod(&entry.file_name())) {
-        volumes::remove_dir(&entry.path()).map_err(Error::Remove)?;
+        volumes::remove_dir(&entry.path()).map_err(LogError::Remove)?;
     }
     Ok(())
 }
@@ -79,11 +79,11 @@ pub(crate) async fn run(runtime: SharedRuntime, limits: LogLimits) {
     }
 }
 
-async fn rotate_if_large(runtime: &SharedRuntime, id: &str, limits: LogLimits) -> Result<(), Error> {
+async fn rotate_if_large(runtime: &SharedRuntime, id: &str, limits: LogLimits) -> Result<(), LogError> {
     let status = match runtime.container_status(id).await {
         Ok(status) => status,
         Err(e) if e.code() == tonic::Code::NotFound => return Ok(()),
-        Err(e) => return Err(Error::Reopen(e)),
+        Err(e) => return Err(LogError::Reopen(e)),
     };
     let log = PathBuf::from(&status.log_path);
     if !std::fs::symlink_metadata(&log).is_ok_and(|meta| meta.is_file() && meta.len() >= limits.max_size) {
@@ -92,12 +92,12 @@ async fn rotate_if_large(runtime: &SharedRuntime, id: &str, limits: LogLimits) -
     debug!(log = %log.display(), "rotating");
     remove_oldest(&log, limits.max_files.saturating_sub(2))?;
     let rotated = rotated_name(&log);
-    let failed = |source| Error::Rotate { path: log.clone(), source };
+    let failed = |source| LogError::Rotate { path: log.clone(), source };
     std::fs::rename(&log, &rotated).map_err(failed)?;
     if let Err(e) = runtime.reopen_container_log(id).await {
         // The container still writes to the renamed file: give it its name back, so that nothing is lost.
         std::fs::rename(&rotated, &log).map_err(failed)?;
-        return Err(Error::Reopen(e));
+        return Err(LogError::Reopen(e));
     }
     Ok(())
 }
@@ -111,11 +111,11 @@ fn rotated_name(log: &Path) -> PathBuf {
 }
 
 /// Keeps so many of a log's rotated files.
-fn remove_oldest(log: &Path, keep: u32) -> Result<(), Error> {
+fn remove_oldest(log: &Path, keep: u32) -> Result<(), LogError> {
     let (Some(dir), Some(name)) = (log.parent(), log.file_name().and_then(|name| name.to_str())) else {
         return Ok(());
     };
-    let entries = std::fs::read_dir(dir).map_err(|source| Error::Read { path: dir.to_owned(), source })?;
+    let entries = std::fs::read_dir(dir).map_err(|source| LogError::Read { path: dir.to_owned(), source })?;
     let prefix = format!("{name}.");
     let mut rotated: Vec<PathBuf> = entries
         .flatten()
@@ -125,7 +125,7 @@ fn remove_oldest(log: &Path, keep: u32) -> Result<(), Error> {
     rotated.sort();
     let surplus = rotated.len().saturating_sub(keep as usize);
     for path in rotated.into_iter().take(surplus) {
-        std::fs::remove_file(&path).map_err(|source| Error::Rotate { path: path.clone(), source })?;
+        std::fs::remove_file(&path).map_err(|source| LogError::Rotate { path: path.clone(), source })?;
     }
     Ok(())
 }
@@ -141,7 +141,8 @@ mod tests {
             std::fs::create_dir_all(logs.path().join(name).join("app")).expect("mkdir");
         }
         remove(logs.path(), &PodUid::new("u-1")).expect("removed");
-        let left: Vec<_> = std::fs::read_dir(logs.path()).expect("there").flatten().map(|e| e.file_name()).collect();
+        let left: Vec<_> =
+            std::fs::read_dir(logs.path()).expect("there").flatten().map(|e| e.file_name()).collect();
         assert_eq!(left, ["default_b_u-2"]);
         remove(&logs.path().join("none"), &PodUid::new("u-1")).expect("nothing to remove");
     }
@@ -150,11 +151,14 @@ mod tests {
     fn the_oldest_rotated_files_are_removed() {
         let dir = tempfile::tempdir().expect("a directory");
         let log = dir.path().join("0.log");
-        for name in ["0.log", "0.log.20260101-000000", "0.log.20260102-000000", "0.log.20260103-000000", "1.log"] {
+        for name in
+            ["0.log", "0.log.20260101-000000", "0.log.20260102-000000", "0.log.20260103-000000", "1.log"]
+        {
             std::fs::write(dir.path().join(name), "").expect("written");
         }
         remove_oldest(&log, 1).expect("removed");
-        let mut left: Vec<_> = std::fs::read_dir(dir.path()).expect("there").flatten().map(|e| e.file_name()).collect();
+        let mut left: Vec<_> =
+            std::fs::read_dir(dir.path()).expect("there").flatten().map(|e| e.file_name()).collect();
         left.sort();
         assert_eq!(left, ["0.log", "0.log.20260103-000000", "1.log"]);
     }

@@ -21,12 +21,18 @@ pub(crate) type Events = Pin<Box<dyn Stream<Item = Result<v1::ContainerEventResp
 /// The calls the agent makes; each is the CRI call of the same name.
 #[async_trait]
 pub(crate) trait Runtime: Send + Sync + 'static {
-    async fn list_pod_sandbox(&self, filter: Option<v1::PodSandboxFilter>) -> Result<Vec<v1::PodSandbox>, Status>;
+    async fn list_pod_sandbox(
+        &self,
+        filter: Option<v1::PodSandboxFilter>,
+    ) -> Result<Vec<v1::PodSandbox>, Status>;
     async fn pod_sandbox_status(&self, id: &str) -> Result<v1::PodSandboxStatus, Status>;
     async fn run_pod_sandbox(&self, config: v1::PodSandboxConfig) -> Result<String, Status>;
     async fn stop_pod_sandbox(&self, id: &str) -> Result<(), Status>;
     async fn remove_pod_sandbox(&self, id: &str) -> Result<(), Status>;
-    async fn list_containers(&self, filter: Option<v1::ContainerFilter>) -> Result<Vec<v1::Container>, Status>;
+    async fn list_containers(
+        &self,
+        filter: Option<v1::ContainerFilter>,
+    ) -> Result<Vec<v1::Container>, Status>;
     async fn container_status(&self, id: &str) -> Result<v1::ContainerStatus, Status>;
     async fn create_container(&self, request: v1::CreateContainerRequest) -> Result<String, Status>;
     async fn start_container(&self, id: &str) -> Result<(), Status>;
@@ -39,7 +45,11 @@ pub(crate) trait Runtime: Send + Sync + 'static {
 }
 
 fn image_spec(image: &str) -> Option<v1::ImageSpec> {
-    Some(v1::ImageSpec { image: image.to_owned(), user_specified_image: image.to_owned(), ..Default::default() })
+    Some(v1::ImageSpec {
+        image: image.to_owned(),
+        user_specified_image: image.to_owned(),
+        ..Default::default()
+    })
 }
 
 /// An answer that CRI's messages leave optional and every runtime gives.
@@ -49,7 +59,10 @@ fn given<T>(answer: Option<T>, what: &str) -> Result<T, Status> {
 
 #[async_trait]
 impl<T: RuntimeService + ImageService> Runtime for T {
-    async fn list_pod_sandbox(&self, filter: Option<v1::PodSandboxFilter>) -> Result<Vec<v1::PodSandbox>, Status> {
+    async fn list_pod_sandbox(
+        &self,
+        filter: Option<v1::PodSandboxFilter>,
+    ) -> Result<Vec<v1::PodSandbox>, Status> {
         let request = Request::new(v1::ListPodSandboxRequest { filter });
         Ok(RuntimeService::list_pod_sandbox(self, request).await?.into_inner().items)
     }
@@ -75,7 +88,10 @@ impl<T: RuntimeService + ImageService> Runtime for T {
         RuntimeService::remove_pod_sandbox(self, Request::new(request)).await.map(drop)
     }
 
-    async fn list_containers(&self, filter: Option<v1::ContainerFilter>) -> Result<Vec<v1::Container>, Status> {
+    async fn list_containers(
+        &self,
+        filter: Option<v1::ContainerFilter>,
+    ) -> Result<Vec<v1::Container>, Status> {
         let request = Request::new(v1::ListContainersRequest { filter });
         Ok(RuntimeService::list_containers(self, request).await?.into_inner().containers)
     }

@@ -57,7 +57,9 @@ pub(crate) fn hostname(pod: &DesiredPod, node: &NodeFacts) -> String {
     let cut: String = wanted.chars().take(63).collect();
     let short = cut.trim_end_matches(['-', '.']).to_owned();
     match domain(pod, node) {
-        Some(domain) if spec.is_some_and(|s| s.set_hostname_as_fqdn == Some(true)) => format!("{short}.{domain}"),
+        Some(domain) if spec.is_some_and(|s| s.set_hostname_as_fqdn == Some(true)) => {
+            format!("{short}.{domain}")
+        }
         Some(_) | None => short,
     }
 }

@@ -38,7 +38,8 @@ impl Agent for AgentService {
         request: Request<ext::ExplainRequest>,
     ) -> Result<Response<ext::ExplainResponse>, Status> {
         let ext::ExplainRequest { namespace, name } = request.into_inner();
-        let answer = if name.is_empty() { self.explain_manifests() } else { self.explain_pod(&namespace, &name)? };
+        let answer =
+            if name.is_empty() { self.explain_manifests() } else { self.explain_pod(&namespace, &name)? };
         Ok(Response::new(ext::ExplainResponse { json: answer.to_string() }))
     }
 
@@ -70,7 +71,9 @@ impl AgentService {
             .statuses
             .waiting()
             .iter()
-            .map(|(pod, uid)| format!("{}/{} waits until the pod with uid {uid} is gone", pod.namespace(), pod.name()))
+            .map(|(pod, uid)| {
+                format!("{}/{} waits until the pod with uid {uid} is gone", pod.namespace(), pod.name())
+            })
             .collect();
         let text = if errors.is_empty() && waiting.is_empty() {
             "every manifest is accepted\n".to_owned()
@@ -104,8 +107,12 @@ impl AgentService {
         })?;
         let Some((goal, observed)) = &entry.basis else {
             let message = entry.status.message.clone().unwrap_or_default();
-            let text = format!("{namespace}/{name} is not Ready\n└─ {message}; next: nothing, until its manifest changes\n");
-            return Ok(json!({ "pod": format!("{namespace}/{name}"), "ready": false, "refused": entry.status, "text": text }));
+            let text = format!(
+                "{namespace}/{name} is not Ready\n└─ {message}; next: nothing, until its manifest changes\n"
+            );
+            return Ok(
+                json!({ "pod": format!("{namespace}/{name}"), "ready": false, "refused": entry.status, "text": text }),
+            );
         };
         let explanation = explain(goal, observed, clock::now(), &self.policy);
         let mut answer = serde_json::to_value(&explanation).map_err(|e| Status::internal(e.to_string()))?;

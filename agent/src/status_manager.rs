@@ -96,6 +96,9 @@ impl Entry {
     pub(crate) fn object(&self) -> Option<api::Pod> {
         let mut object = self.pod.as_ref()?.pod.clone();
         object.metadata.resource_version = Some((self.version + 1).to_string());
+        // A pod that no API server made began when the node took it up.
+        object.metadata.creation_timestamp =
+            object.metadata.creation_timestamp.or_else(|| self.status.start_time.clone());
         object.status = Some(self.status.clone());
         if let Some((Goal::Terminate { deadline, .. }, _)) = &self.basis {
             let at = k8s_openapi::jiff::Timestamp::from_nanosecond(i128::from(deadline.as_nanos()));

@@ -99,7 +99,10 @@ mod tests {
         let message = read_from(&dir);
         assert_eq!(message.lines().count(), 80);
         assert!(message.ends_with("line 499\n") && message.starts_with("line 420\n"), "{message}");
-        let long = format!("2026-01-01T00:00:00Z stdout P {}\n2026-01-01T00:00:00Z stdout F end\n", "é".repeat(1500));
+        let long = format!(
+            "2026-01-01T00:00:00Z stdout P {}\n2026-01-01T00:00:00Z stdout F end\n",
+            "é".repeat(1500)
+        );
         let message = read_from(&dir_with("", &long));
         assert!(message.len() <= 2048 && message.ends_with("éend\n"));
     }

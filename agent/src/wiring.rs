@@ -50,7 +50,8 @@ pub(crate) async fn run_agent(settings: Settings) -> anyhow::Result<()> {
     };
     tools.cgroups.ensure_classes()?;
     let pleg = Pleg::new(Arc::clone(&tools.runtime), tools.dirs.clone());
-    let runtime_has = pleg.find_pods().await.map_err(|e| anyhow::anyhow!("list the runtime's pods: {}", e.message()))?;
+    let runtime_has =
+        pleg.find_pods().await.map_err(|e| anyhow::anyhow!("list the runtime's pods: {}", e.message()))?;
     let (found, recorded) = found_on_node(runtime_has, &tools);
     let snapshots = pod_sources::file::spawn(&settings.manifests, settings.file_check)?;
     let mut merger = Merger::new(NodeInfo { name: settings.node_name.clone() }, recorded);
@@ -178,11 +179,16 @@ pub(crate) fn clean_up(root: &Path, state: &Path, cgroup_root: &str) -> anyhow::
     let engine_config = EngineConfig::new(root, state);
     let layout = pintle_runtime::Layout::new(&engine_config);
     anyhow::ensure!(state.is_dir(), "{} is not a directory: nothing was ever run there", state.display());
-    let lock = std::fs::File::create(layout.lock()).with_context(|| format!("open {}", layout.lock().display()))?;
+    let lock =
+        std::fs::File::create(layout.lock()).with_context(|| format!("open {}", layout.lock().display()))?;
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| anyhow::anyhow!("an agent or runtime uses {}: stop it first", state.display()))?;
     let has_pods = std::fs::read_dir(layout.sandboxes()).is_ok_and(|mut entries| entries.next().is_some());
-    anyhow::ensure!(!has_pods, "pods are left in {}: start the agent and remove their manifests first", state.display());
+    anyhow::ensure!(
+        !has_pods,
+        "pods are left in {}: start the agent and remove their manifests first",
+        state.display()
+    );
     let network = pintle_cni::Network::open(pintle_cni::NetworkConfig {
         state_dir: layout.network(),
         bridge: layout.bridge.clone(),
@@ -195,7 +201,8 @@ pub(crate) fn clean_up(root: &Path, state: &Path, cgroup_root: &str) -> anyhow::
         Ok(removed) => failures.extend(removed.err().map(|e| chain(&e))),
         Err(e) => failures.push(chain(e)),
     }
-    failures.extend(Cgroups::open(cgroup_root).and_then(|groups| groups.remove_all()).err().map(|e| chain(&e)));
+    failures
+        .extend(Cgroups::open(cgroup_root).and_then(|groups| groups.remove_all()).err().map(|e| chain(&e)));
     anyhow::ensure!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
 }

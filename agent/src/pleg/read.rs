@@ -148,7 +148,12 @@ fn sandbox(status: &v1::PodSandboxStatus) -> Sandbox {
     }
 }
 
-fn container(status: &v1::ContainerStatus, listed: &v1::Container, dirs: &PodDirs, uid: &PodUid) -> Container {
+fn container(
+    status: &v1::ContainerStatus,
+    listed: &v1::Container,
+    dirs: &PodDirs,
+    uid: &PodUid,
+) -> Container {
     let metadata = status.metadata.clone().unwrap_or_default();
     let annotation = |key: &str| status.annotations.get(key).cloned().unwrap_or_default();
     let image_id = [&status.image_id, &status.image_ref].into_iter().find(|id| !id.is_empty());
@@ -170,9 +175,9 @@ fn state(status: &v1::ContainerStatus, message: &Path) -> ContainerState {
     let started_at = (status.started_at > 0).then(|| Timestamp::from_nanos(status.started_at));
     match status.state() {
         v1::ContainerState::ContainerCreated => ContainerState::Created,
-        v1::ContainerState::ContainerRunning => {
-            ContainerState::Running { started_at: started_at.unwrap_or(Timestamp::from_nanos(status.created_at)) }
-        }
+        v1::ContainerState::ContainerRunning => ContainerState::Running {
+            started_at: started_at.unwrap_or(Timestamp::from_nanos(status.created_at)),
+        },
         v1::ContainerState::ContainerExited => ContainerState::Exited {
             started_at,
             finished_at: Timestamp::from_nanos(status.finished_at),
@@ -194,7 +199,8 @@ fn reason(status: &v1::ContainerStatus) -> String {
 
 /// What the container said itself goes before what the runtime says.
 fn end_message(status: &v1::ContainerStatus, file: &Path) -> String {
-    let falls_back = status.annotations.get(MESSAGE_POLICY).is_some_and(|policy| policy == "FallbackToLogsOnError");
+    let falls_back =
+        status.annotations.get(MESSAGE_POLICY).is_some_and(|policy| policy == "FallbackToLogsOnError");
     let log = (falls_back && status.exit_code != 0).then(|| Path::new(&status.log_path));
     let own = termination_message::read(termination_message::Sources { file, log });
     if own.is_empty() { status.message.clone() } else { own }

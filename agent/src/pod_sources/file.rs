@@ -38,7 +38,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 /// What can go wrong with the directory as a whole.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum WatchError {
     /// It cannot be made.
     #[error("make the manifest directory {}", dir.display())]
     Make {
@@ -72,8 +72,8 @@ pub(crate) struct Snapshot {
 }
 
 /// Starts watching. The first snapshot is taken before this returns.
-pub(crate) fn spawn(dir: &Path, period: Duration) -> Result<watch::Receiver<Arc<Snapshot>>, Error> {
-    std::fs::create_dir_all(dir).map_err(|source| Error::Make { dir: dir.to_owned(), source })?;
+pub(crate) fn spawn(dir: &Path, period: Duration) -> Result<watch::Receiver<Arc<Snapshot>>, WatchError> {
+    std::fs::create_dir_all(dir).map_err(|source| WatchError::Make { dir: dir.to_owned(), source })?;
     let mut watcher = Watcher::new(dir, period)?;
     watcher.read_all();
     let (sender, receiver) = watch::channel(Arc::new(watcher.snapshot.clone()));
@@ -81,7 +81,7 @@ pub(crate) fn spawn(dir: &Path, period: Duration) -> Result<watch::Receiver<Arc<
         .name("manifests".into())
         .stack_size(256 * 1024)
         .spawn(move || watcher.run(&sender))
-        .map_err(Error::Thread)?;
+        .map_err(WatchError::Thread)?;
     Ok(receiver)
 }
 
@@ -98,8 +98,8 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn new(dir: &Path, period: Duration) -> Result<Self, Error> {
-        let failed = |source| Error::Watch { dir: dir.to_owned(), source };
+    fn new(dir: &Path, period: Duration) -> Result<Self, WatchError> {
+        let failed = |source| WatchError::Watch { dir: dir.to_owned(), source };
         let inotify = Inotify::init().map_err(failed)?;
         add_watch(&inotify, dir).map_err(failed)?;
         Ok(Self {

@@ -155,7 +155,8 @@ impl Worker {
         let since = meta.as_ref().and_then(|meta| meta.created().or_else(|_| meta.modified()).ok());
         NodeResources {
             cgroup: tools.cgroups.pod_exists(&self.uid),
-            volumes_ready: pod.is_some_and(|pod| volumes::paths_if_ready(&tools.dirs, &pod.pod, &self.uid).is_some()),
+            volumes_ready: pod
+                .is_some_and(|pod| volumes::paths_if_ready(&tools.dirs, &pod.pod, &self.uid).is_some()),
             directory: meta.is_some(),
             since: since.map(clock::timestamp),
         }

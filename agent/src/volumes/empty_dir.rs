@@ -12,19 +12,19 @@ use pintle_core::quantity::Quantity;
 use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
 use rustix::mount::MountFlags;
 
-use super::Error;
+use super::VolumeError;
 
 /// Its directory's name below `volumes`, after `kubernetes.io~`.
 pub(super) const PLUGIN: &str = "empty-dir";
 
 /// Makes it; nothing happens if it is there.
-pub(super) fn ensure(path: &Path, source: &EmptyDirVolumeSource, volume: &str) -> Result<(), Error> {
+pub(super) fn ensure(path: &Path, source: &EmptyDirVolumeSource, volume: &str) -> Result<(), VolumeError> {
     super::make_dir(path)?;
     if is_memory(source) && !is_mount(path) {
         mount_tmpfs(path, source, volume)?;
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))
-        .map_err(|source| Error::Make { path: path.to_owned(), source })
+        .map_err(|source| VolumeError::Make { path: path.to_owned(), source })
 }
 
 /// Whether it is there, mounted if it is of the memory kind.
@@ -32,16 +32,16 @@ pub(super) fn is_ready(path: &Path, source: &EmptyDirVolumeSource) -> bool {
     path.is_dir() && (!is_memory(source) || is_mount(path))
 }
 
-fn mount_tmpfs(path: &Path, source: &EmptyDirVolumeSource, volume: &str) -> Result<(), Error> {
+fn mount_tmpfs(path: &Path, source: &EmptyDirVolumeSource, volume: &str) -> Result<(), VolumeError> {
     let mut options = "mode=0777".to_owned();
     if let Some(limit) = source.size_limit.as_ref() {
         let size = Quantity::parse(&limit.0)
-            .map_err(|_| Error::Size { volume: volume.to_owned(), limit: limit.0.clone() })?;
+            .map_err(|_| VolumeError::Size { volume: volume.to_owned(), limit: limit.0.clone() })?;
         options.push_str(&format!(",size={}", size.value()));
     }
     let options = CString::new(options).expect("digits and ASCII words have no NUL");
     rustix::mount::mount("tmpfs", path, "tmpfs", MountFlags::empty(), Some(options.as_c_str()))
-        .map_err(|e| Error::Mount { path: path.to_owned(), source: e.into() })
+        .map_err(|e| VolumeError::Mount { path: path.to_owned(), source: e.into() })
 }
 
 fn is_memory(source: &EmptyDirVolumeSource) -> bool {

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::HostPathVolumeSource;
 
-use super::Error;
+use super::VolumeError;
 
 /// Checks the path and makes it if its type says so.
-pub(super) fn ensure(source: &HostPathVolumeSource) -> Result<PathBuf, Error> {
+pub(super) fn ensure(source: &HostPathVolumeSource) -> Result<PathBuf, VolumeError> {
     let path = PathBuf::from(&source.path);
     let found = std::fs::metadata(&path).ok().map(|meta| meta.file_type());
     match (source.type_.as_deref().unwrap_or(""), found) {
@@ -25,7 +25,7 @@ pub(super) fn ensure(source: &HostPathVolumeSource) -> Result<PathBuf, Error> {
         ("Socket", found) => check(&path, found, FileType::is_socket, "a socket file")?,
         ("CharDevice", found) => check(&path, found, FileType::is_char_device, "a character device")?,
         ("BlockDevice", found) => check(&path, found, FileType::is_block_device, "a block device")?,
-        (unknown, _) => return Err(Error::HostPathUnknownType(unknown.to_owned())),
+        (unknown, _) => return Err(VolumeError::HostPathUnknownType(unknown.to_owned())),
     }
     Ok(path)
 }
@@ -35,23 +35,23 @@ fn check(
     found: Option<FileType>,
     is_wanted: impl Fn(&FileType) -> bool,
     wanted: &'static str,
-) -> Result<(), Error> {
+) -> Result<(), VolumeError> {
     if found.is_some_and(|kind| is_wanted(&kind)) {
         return Ok(());
     }
-    Err(Error::HostPathType { path: path.display().to_string(), wanted })
+    Err(VolumeError::HostPathType { path: path.display().to_string(), wanted })
 }
 
-fn make_directory(path: &Path) -> Result<(), Error> {
+fn make_directory(path: &Path) -> Result<(), VolumeError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o755)
         .create(path)
-        .map_err(|source| Error::Make { path: path.to_owned(), source })
+        .map_err(|source| VolumeError::Make { path: path.to_owned(), source })
 }
 
 /// The file only; a missing parent is an error, as the kubelet has it.
-fn make_file(path: &Path) -> Result<(), Error> {
+fn make_file(path: &Path) -> Result<(), VolumeError> {
     OpenOptions::new()
         .write(true)
         .create(true)
@@ -59,7 +59,7 @@ fn make_file(path: &Path) -> Result<(), Error> {
         .mode(0o644)
         .open(path)
         .map(drop)
-        .map_err(|source| Error::Make { path: path.to_owned(), source })
+        .map_err(|source| VolumeError::Make { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -118,9 +118,11 @@ mod tests {
 
     #[test]
     fn a_block_device_is_accepted_where_there_is_one() {
-        let Some(device) = std::fs::read_dir("/dev").expect("/dev").flatten().find(|entry| {
-            entry.file_type().is_ok_and(|kind| kind.is_block_device())
-        }) else {
+        let Some(device) = std::fs::read_dir("/dev")
+            .expect("/dev")
+            .flatten()
+            .find(|entry| entry.file_type().is_ok_and(|kind| kind.is_block_device()))
+        else {
             return;
         };
         assert_eq!(ensure(&source(&device.path(), "BlockDevice")).expect("accepted"), device.path());

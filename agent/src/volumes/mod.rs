@@ -18,7 +18,7 @@ use pintle_core::ids::PodUid;
 
 /// What can go wrong with a pod's volumes and directory.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum VolumeError {
     /// A directory or file could not be made.
     #[error("make {}: {source}", path.display())]
     Make {
@@ -130,7 +130,11 @@ impl PodDirs {
 }
 
 /// Makes the pod's directory and every volume, and says where each volume is on the host.
-pub(crate) fn ensure(dirs: &PodDirs, pod: &api::Pod, uid: &PodUid) -> Result<BTreeMap<String, PathBuf>, Error> {
+pub(crate) fn ensure(
+    dirs: &PodDirs,
+    pod: &api::Pod,
+    uid: &PodUid,
+) -> Result<BTreeMap<String, PathBuf>, VolumeError> {
     check_name(uid.as_str())?;
     make_dir(&dirs.pod(uid).join("volumes"))?;
     make_dir(&dirs.pod(uid).join("containers"))?;
@@ -145,7 +149,7 @@ pub(crate) fn ensure(dirs: &PodDirs, pod: &api::Pod, uid: &PodUid) -> Result<BTr
                 path
             }
             (None, Some(host)) => host_path::ensure(host)?,
-            (None, None) => return Err(Error::Unsupported(volume.name.clone())),
+            (None, None) => return Err(VolumeError::Unsupported(volume.name.clone())),
         };
         paths.insert(volume.name.clone(), path);
     }
@@ -153,7 +157,11 @@ pub(crate) fn ensure(dirs: &PodDirs, pod: &api::Pod, uid: &PodUid) -> Result<BTr
 }
 
 /// Where each volume is on the host, if all that this agent makes is there.
-pub(crate) fn paths_if_ready(dirs: &PodDirs, pod: &api::Pod, uid: &PodUid) -> Option<BTreeMap<String, PathBuf>> {
+pub(crate) fn paths_if_ready(
+    dirs: &PodDirs,
+    pod: &api::Pod,
+    uid: &PodUid,
+) -> Option<BTreeMap<String, PathBuf>> {
     if !dirs.pod(uid).join("containers").is_dir() {
         return None;
     }
@@ -177,7 +185,7 @@ pub(crate) fn paths_if_ready(dirs: &PodDirs, pod: &api::Pod, uid: &PodUid) -> Op
 
 /// Unmounts whatever is mounted below the pod's directory and removes it. Never follows a link, never crosses into a
 /// mount that could not be taken away.
-pub(crate) fn tear_down(dirs: &PodDirs, uid: &PodUid) -> Result<(), Error> {
+pub(crate) fn tear_down(dirs: &PodDirs, uid: &PodUid) -> Result<(), VolumeError> {
     check_name(uid.as_str())?;
     let dir = dirs.pod(uid);
     removal::unmount_below(&dir)?;
@@ -185,23 +193,24 @@ pub(crate) fn tear_down(dirs: &PodDirs, uid: &PodUid) -> Result<(), Error> {
 }
 
 /// Unmounts whatever is mounted below a directory that is about to go, and removes it.
-pub(crate) fn remove_dir(dir: &Path) -> Result<(), Error> {
+pub(crate) fn remove_dir(dir: &Path) -> Result<(), VolumeError> {
     removal::unmount_below(dir)?;
     removal::remove_tree(dir)
 }
 
-fn make_dir(path: &Path) -> Result<(), Error> {
+fn make_dir(path: &Path) -> Result<(), VolumeError> {
     use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o750)
         .create(path)
-        .map_err(|source| Error::Make { path: path.to_owned(), source })
+        .map_err(|source| VolumeError::Make { path: path.to_owned(), source })
 }
 
-fn check_name(name: &str) -> Result<(), Error> {
-    let sound = !name.is_empty() && name.len() <= 253 && name != "." && name != ".." && !name.contains(['/', '\0']);
-    if sound { Ok(()) } else { Err(Error::Name(name.to_owned())) }
+fn check_name(name: &str) -> Result<(), VolumeError> {
+    let sound =
+        !name.is_empty() && name.len() <= 253 && name != "." && name != ".." && !name.contains(['/', '\0']);
+    if sound { Ok(()) } else { Err(VolumeError::Name(name.to_owned())) }
 }
 
 #[cfg(test)]
@@ -275,7 +284,8 @@ mod tests {
     fn teardown_removes_a_tree_deeper_than_a_process_may_have_files_open() {
         let (_root, dirs, uid) = fixture();
         let path = ensure(&dirs, &pod(r#"[{"name":"v","emptyDir":{}}]"#), &uid).expect("made")["v"].clone();
-        let mut at = rustix::fs::open(&path, rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()).expect("open");
+        let mut at =
+            rustix::fs::open(&path, rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()).expect("open");
         for _ in 0..3000 {
             rustix::fs::mkdirat(&at, "d", rustix::fs::Mode::RWXU).expect("mkdir");
             at = rustix::fs::openat(&at, "d", rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty())
@@ -294,7 +304,8 @@ mod tests {
         std::fs::create_dir(&sub).expect("mkdir");
         let none = rustix::mount::MountFlags::empty();
         rustix::mount::mount("tmpfs", &path, "tmpfs", none, None::<&std::ffi::CStr>).expect("mount over");
-        rustix::mount::mount("tmpfs", &path, "tmpfs", none, None::<&std::ffi::CStr>).expect("mount over that");
+        rustix::mount::mount("tmpfs", &path, "tmpfs", none, None::<&std::ffi::CStr>)
+            .expect("mount over that");
         tear_down(&dirs, &uid).expect("gone");
         assert!(!dirs.pod(&uid).exists());
     }
@@ -304,15 +315,15 @@ mod tests {
         let (_root, dirs, uid) = fixture();
         for name in ["..", "a/b", "", "."] {
             let error = ensure(&dirs, &pod(&format!(r#"[{{"name":"{name}","emptyDir":{{}}}}]"#)), &uid);
-            assert!(matches!(error, Err(Error::Name(_))), "{name}");
+            assert!(matches!(error, Err(VolumeError::Name(_))), "{name}");
         }
-        assert!(matches!(tear_down(&dirs, &PodUid::new("..")), Err(Error::Name(_))));
+        assert!(matches!(tear_down(&dirs, &PodUid::new("..")), Err(VolumeError::Name(_))));
     }
 
     #[test]
     fn a_kind_of_volume_that_is_not_supported_is_refused_by_name() {
         let (_root, dirs, uid) = fixture();
         let error = ensure(&dirs, &pod(r#"[{"name":"nfs1","nfs":{"server":"a","path":"/"}}]"#), &uid);
-        assert!(matches!(error, Err(Error::Unsupported(name)) if name == "nfs1"));
+        assert!(matches!(error, Err(VolumeError::Unsupported(name)) if name == "nfs1"));
     }
 }

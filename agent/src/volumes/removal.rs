@@ -11,29 +11,36 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use super::Error;
+use super::VolumeError;
 
 /// How many directories are open at once; what lies deeper is moved up first.
 const MAX_DEPTH: usize = 64;
 
 /// Takes away every mount at or below a directory, the last one mounted first.
-pub(super) fn unmount_below(dir: &Path) -> Result<(), Error> {
-    let table = procfs::process::Process::myself().and_then(|me| me.mountinfo()).map_err(Error::MountTable)?;
-    let below: Vec<PathBuf> =
-        table.0.into_iter().map(|mount| unescaped(&mount.mount_point)).filter(|at| at.starts_with(dir)).collect();
+pub(super) fn unmount_below(dir: &Path) -> Result<(), VolumeError> {
+    let table =
+        procfs::process::Process::myself().and_then(|me| me.mountinfo()).map_err(VolumeError::MountTable)?;
+    let below: Vec<PathBuf> = table
+        .0
+        .into_iter()
+        .map(|mount| unescaped(&mount.mount_point))
+        .filter(|at| at.starts_with(dir))
+        .collect();
     for path in below.into_iter().rev() {
         match rustix::mount::unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             Ok(()) | Err(Errno::NOENT | Errno::INVAL) => {}
-            Err(e) => return Err(Error::Unmount { path, source: e.into() }),
+            Err(e) => return Err(VolumeError::Unmount { path, source: e.into() }),
         }
     }
     Ok(())
 }
 
 /// Removes a directory and everything in it. Nothing happens if it is not there.
-pub(super) fn remove_tree(dir: &Path) -> Result<(), Error> {
-    let failed = |e: Errno| Error::Remove { path: dir.to_owned(), source: e.into() };
-    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else { return Err(failed(Errno::INVAL)) };
+pub(super) fn remove_tree(dir: &Path) -> Result<(), VolumeError> {
+    let failed = |e: Errno| VolumeError::Remove { path: dir.to_owned(), source: e.into() };
+    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
+        return Err(failed(Errno::INVAL));
+    };
     let parent = match rustix::fs::open(parent, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
         Ok(parent) => parent,
         Err(Errno::NOENT) => return Ok(()),
