@@ -232,6 +232,7 @@ proptest! {
 /// and carried out none of the last ones.
 fn over_after(carried_out: usize) -> World {
     let mut world = World::default();
+    world.node.images.insert("app:2".to_owned());
     let text = "pod add job restart=OnFailure";
     world.run(support::statement::parse(text).unwrap().unwrap()).unwrap();
     let target = Target { pod: "job".into(), container: "app".into() };
@@ -267,4 +268,36 @@ fn a_pod_wanted_again_while_its_directory_is_being_removed_is_prepared_again() {
     let world = wanted_again(over_after(1));
     let prepared = world.trace.iter().filter(|line| line.ends_with(": prepare")).count();
     assert_eq!(prepared, 2, "{:?}", world.trace);
+}
+
+/// A pod whose only container is being started.
+fn starting() -> World {
+    let mut world = World::default();
+    world.node.images.insert("app:1".to_owned());
+    let text = "pod add web pull=IfNotPresent";
+    world.change(support::statement::parse(text).unwrap().unwrap()).unwrap();
+    for _ in 0..2 {
+        world.decide_all();
+        world.finish(0);
+    }
+    assert_eq!(world.decide_all(), 1, "the start of the container");
+    world
+}
+
+#[test]
+fn a_pod_that_goes_away_waits_for_a_start_under_way_before_it_stops_the_sandbox() {
+    let mut world = starting();
+    world.change(Statement::PodRemove { name: "web".into(), file: "web".into() }).unwrap();
+    assert_eq!(world.decide_all(), 0, "nothing before the start has ended");
+    world.settle();
+    assert!(world.node.pods.is_empty(), "{:?}", world.trace);
+}
+
+#[test]
+fn a_sandbox_is_not_stopped_while_a_container_is_being_started_in_it() {
+    let mut world = starting();
+    world.change(Statement::SandboxDie { pod: "web".into(), containers: Survivors::Killed }).unwrap();
+    assert_eq!(world.decide_all(), 0, "nothing before the start has ended");
+    world.settle();
+    assert!(world.trace.iter().any(|line| line.ends_with("create sandbox 1")), "{:?}", world.trace);
 }
