@@ -32,6 +32,25 @@ impl Supervisor {
         }
     }
 
+    /// Kills what a helper that was ended left in our own cgroup, before it got into the container's. Left alone while another
+    /// helper or exec is under way, whose processes are there too.
+    fn kill_strays(&self) {
+        if self.is_forking() {
+            return;
+        }
+        let own = std::process::id().cast_signed();
+        let is_known = |pid| pid == own || self.init_of(pid).is_some() || self.exec_of(pid).is_some();
+        for pid in self.settings.hierarchies.processes(&self.settings.cgroup) {
+            if !is_known(pid) {
+                journal::note(&format!("killing {pid}, left by a helper"));
+                // A failure means that it has ended by itself.
+                sys::open_process(pid)
+                    .and_then(|stray| sys::signal(&stray, libc::SIGKILL))
+                    .unwrap_or_default();
+            }
+        }
+    }
+
     pub(crate) fn on_remove(&mut self, waiter: Waiter, id: &str) {
         if self.containers.iter().any(|container| container.id == id) {
             self.begin_removal(id, Some(waiter));
@@ -102,6 +121,9 @@ impl Supervisor {
         };
         let waiters = container.removal.map(|removal| removal.waiters).unwrap_or_default();
         self.reply_all(waiters, &result);
+        if container.stillborn.is_some() {
+            self.kill_strays();
+        }
         self.tell_stillborn(container.stillborn);
     }
 

@@ -109,8 +109,8 @@ pub(crate) fn prepare() -> Result<Option<Prepared>, StartError> {
         Fork::Parent(_) => sys::exit_now(0),
         Fork::Child => {}
     }
-    let Arguments { sandbox, helper_timeout, .. } = arguments;
-    Ok(Some(Prepared { settings: Settings { sandbox, listener, hierarchies, helper_timeout }, log }))
+    let Arguments { sandbox, cgroup, helper_timeout, .. } = arguments;
+    Ok(Some(Prepared { settings: Settings { sandbox, cgroup, listener, hierarchies, helper_timeout }, log }))
 }
 
 fn open_socket(directory: &Path) -> Result<OwnedFd, StartError> {

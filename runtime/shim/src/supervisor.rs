@@ -66,6 +66,8 @@ pub(crate) struct Waiter {
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) sandbox: String,
+    /// Our own.
+    pub(crate) cgroup: crate::cgroup::CgroupPath,
     pub(crate) listener: OwnedFd,
     pub(crate) hierarchies: Hierarchies,
     /// How long a forked helper may take.

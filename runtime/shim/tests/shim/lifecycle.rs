@@ -241,3 +241,36 @@ fn create_and_start_are_quick() {
     times.sort();
     println!("create+start: median {:?} (create {:?}), best {:?}", times[5].0, times[5].1, times[0].0);
 }
+
+/// Resident and private dirty memory, in kB.
+fn memory(pid: i32) -> (u64, u64) {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let value = |name: &str| {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    (value("Rss:"), value("Private_Dirty:"))
+}
+
+#[test]
+fn the_supervisor_s_memory_does_not_grow_with_use() {
+    let mut shim = Shim::start();
+    shim.run("one", "sleep 1000");
+    println!("with one container: rss and private dirty {:?} kB", memory(shim.pid));
+    let round = |shim: &mut Shim, name: &str, count: usize| {
+        for number in 0..count {
+            let id = format!("{name}{number}");
+            shim.run(&id, "seq 1 2000");
+            shim.client.exit_of(&id);
+            shim.remove(&id);
+            assert_eq!(shim.exec("one", &id, "true").0, 0);
+        }
+        shim.client.events.clear();
+    };
+    round(&mut shim, "warm", 5);
+    let (_, before) = memory(shim.pid);
+    round(&mut shim, "used", 40);
+    let after = memory(shim.pid);
+    println!("after 45 containers and execs: {after:?} kB; before {before}");
+    assert!(after.1 <= before + 64, "private dirty {} kB, was {before} kB", after.1);
+}
