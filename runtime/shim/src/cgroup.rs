@@ -128,6 +128,18 @@ impl Hierarchies {
         self.directories(path).iter().filter_map(|directory| directory.parent()).try_for_each(create)
     }
 
+    /// On v1 and hybrid hosts: moves a process into the path in the hierarchies without controllers, which libcontainer
+    /// leaves out. Done to the process that becomes the container's ancestor, shortly before the library moves it on: the
+    /// kernel makes a move wait for all processors unless it comes right after another.
+    pub(crate) fn join_uncontrolled(&self, path: &CgroupPath, pid: i32) -> Result<(), CgroupError> {
+        if self.is_v2() {
+            return Ok(());
+        }
+        let named = self.legacy.iter().filter(|legacy| legacy.controllers.starts_with("name="));
+        let named = named.map(|legacy| path.below(&legacy.mount));
+        named.chain(self.unified(path)).try_for_each(|directory| join_directory(&directory, pid))
+    }
+
     /// Moves a process into the path in every hierarchy where it is somewhere else.
     pub(crate) fn join(&self, path: &CgroupPath, pid: i32) -> Result<(), CgroupError> {
         let present = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();

@@ -96,7 +96,12 @@ fn make(job: Job<'_>, report: &'static OwnedFd) -> Result<i32, Error> {
         Report::Detail(format!("oom_score_adj {}: {error}", job.oom_score_adj)).send(report);
     }
     tracing::subscriber::set_global_default(Collector { report }).unwrap_or_default();
-    job.hierarchies.create_parents(&plan.cgroup).map_err(|source| Error::Cgroup { source })?;
+    let own = std::process::id().cast_signed();
+    let join = || {
+        job.hierarchies.create_parents(&plan.cgroup)?;
+        job.hierarchies.join_uncontrolled(&plan.cgroup, own)
+    };
+    join().map_err(|source| Error::Cgroup { source })?;
     let pid = call_library(job, &plan, report)?;
     finish(job, &plan.cgroup, &plan.devices, pid).inspect_err(|_| {
         sys::open_process(pid).and_then(|process| sys::signal(&process, libc::SIGKILL)).unwrap_or_default();
