@@ -197,3 +197,27 @@ fn an_exec_that_hangs_before_it_runs_is_ended() {
     let seq = shim.client.send(request, &[descriptor; 2]);
     assert_eq!(shim.client.answer(seq).unwrap_err().code, ErrorCode::BadRequest);
 }
+
+#[test]
+fn an_exec_with_a_terminal_has_it_as_its_controlling_one() {
+    use std::io::Read;
+    use std::os::fd::AsFd;
+    let mut shim = Shim::start();
+    shim.run("one", "sleep 1000");
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let mut process = shim.process("one", &["sh", "-c", "[ -t 1 ] && : >/dev/tty && echo mine; exit 6"]);
+    process["terminal"] = true.into();
+    let file = shim.path("process.json");
+    fs::write(&file, serde_json::to_vec(&process).unwrap()).unwrap();
+    let request = Request::Exec {
+        container: "one".to_owned(),
+        exec: "e1".to_owned(),
+        process: file.to_str().unwrap().to_owned(),
+        timeout_ms: None,
+    };
+    let seq = shim.client.send(request, &[terminal.slave.as_fd(); 3]);
+    assert_eq!(shim.client.answer(seq).unwrap(), Answer::ExecDone { exit_code: 6, timed_out: false });
+    let mut text = [0; 64];
+    let length = fs::File::from(terminal.master).read(&mut text).unwrap();
+    assert_eq!(&text[..length], b"mine\r\n");
+}
