@@ -54,42 +54,64 @@ impl Registry {
 
     /// The manifest or index a tag or digest stands for.
     pub(crate) async fn manifest(&self, wanted: &Wanted<'_>) -> Result<(Vec<u8>, Digest), Error> {
-        let able = |host: &Host| host.pulls && (host.resolves || matches!(wanted, Wanted::Digest(_)));
-        self.first(able, async |endpoint: &Endpoint| endpoint.manifest(wanted, &self.shown).await).await
+        let mut turns =
+            self.turns(|host| host.pulls && (host.resolves || matches!(wanted, Wanted::Digest(_))));
+        while let Some(endpoint) = turns.next().await {
+            match endpoint.manifest(wanted, &self.shown).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => turns.failed(error),
+            }
+        }
+        Err(turns.last)
     }
 
     /// Opens a blob for streaming.
     pub(crate) async fn blob(&self, digest: &Digest) -> Result<BlobStream, Error> {
-        self.first(|host| host.pulls, async |endpoint: &Endpoint| endpoint.blob(digest, &self.shown).await)
-            .await
-    }
-
-    /// Asks one host after the other; the error told is the last one's, which is the registry's own. Goes around again if that
-    /// may help.
-    async fn first<T>(
-        &self,
-        able: impl Fn(&Host) -> bool,
-        ask: impl AsyncFn(&Endpoint) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let mut last = Error::not_found(format!("a host to pull {} from", self.shown));
-        for attempt in 0..ATTEMPTS {
-            for endpoint in self.endpoints.iter().filter(|e| able(&e.host)) {
-                match ask(endpoint).await {
-                    Ok(value) => return Ok(value),
-                    Err(error) => {
-                        tracing::debug!(host = endpoint.host.authority, %error, "a registry host failed");
-                        last = error;
-                    }
-                }
-            }
-            if !last.is_retryable() {
-                break;
-            }
-            if attempt + 1 < ATTEMPTS {
-                tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(attempt)).await;
+        let mut turns = self.turns(|host| host.pulls);
+        while let Some(endpoint) = turns.next().await {
+            match endpoint.blob(digest, &self.shown).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => turns.failed(error),
             }
         }
-        Err(last)
+        Err(turns.last)
+    }
+
+    fn turns(&self, able: impl Fn(&Host) -> bool) -> Turns<'_> {
+        Turns {
+            endpoints: self.endpoints.iter().filter(|e| able(&e.host)).collect(),
+            asked: 0,
+            attempt: 0,
+            last: Error::not_found(format!("a host to pull {} from", self.shown)),
+        }
+    }
+}
+
+/// Whom to ask next: one host after the other, and again after a pause if that may help.
+struct Turns<'a> {
+    endpoints: Vec<&'a Endpoint>,
+    asked: usize,
+    attempt: u32,
+    /// The error to tell: the last host's, which is the registry itself.
+    last: Error,
+}
+
+impl<'a> Turns<'a> {
+    async fn next(&mut self) -> Option<&'a Endpoint> {
+        if self.asked == self.endpoints.len() {
+            if !self.last.is_retryable() || self.attempt + 1 == ATTEMPTS {
+                return None;
+            }
+            tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(self.attempt)).await;
+            (self.asked, self.attempt) = (0, self.attempt + 1);
+        }
+        self.asked += 1;
+        self.endpoints.get(self.asked - 1).copied()
+    }
+
+    fn failed(&mut self, error: Error) {
+        tracing::debug!(%error, "a registry host failed");
+        self.last = error;
     }
 }
 

@@ -119,7 +119,7 @@ async fn r04_two_pulls_at_once_fetch_a_shared_layer_once() {
 #[tokio::test]
 async fn a_registry_with_basic_authentication_wants_the_right_password() {
     let options = RegistryOptions { user: Some(("ann", "secret")), ..RegistryOptions::default() };
-    let (registry, mut layout, test) = (Registry::start_with(options), Layout::new(), TestStore::new());
+    let (registry, mut layout, test) = (Registry::start_with(&options), Layout::new(), TestStore::new());
     layout.image("a:1", &three_layers(), None);
     registry.push(&layout, "a:1");
     let with = |password: Option<&str>| PullOptions {
@@ -219,7 +219,7 @@ async fn mirrors_are_tried_in_order_and_told_the_registry() {
 #[tokio::test]
 async fn a_private_certificate_authority_is_trusted_when_configured() {
     let options = RegistryOptions { tls: true, ..RegistryOptions::default() };
-    let (registry, mut layout, test) = (Registry::start_with(options), Layout::new(), TestStore::new());
+    let (registry, mut layout, test) = (Registry::start_with(&options), Layout::new(), TestStore::new());
     layout.image("tls:1", &three_layers(), None);
     registry.push(&layout, "tls:1");
     let config = tempfile::tempdir().unwrap();

@@ -247,14 +247,14 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) fn start() -> Self {
-        Self::start_with(RegistryOptions::default())
+        Self::start_with(&RegistryOptions::default())
     }
 
-    pub(crate) fn start_with(options: RegistryOptions) -> Self {
+    pub(crate) fn start_with(options: &RegistryOptions) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = format!("127.0.0.1:{port}");
-        let config = Self::configuration(dir.path(), &address, &options);
+        let config = Self::configuration(dir.path(), &address, options);
         let path = dir.path().join("config.yml");
         std::fs::write(&path, config).unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();

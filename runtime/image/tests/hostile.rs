@@ -1,0 +1,291 @@
+//! Pulls from a server that misbehaves, breaks off, stalls, or wants tokens.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pintle_image::{Auth, Error, PullOptions};
+use support::{Compression, Layout, TestStore, digest, tar};
+
+/// One request: its path and its `Authorization` header.
+#[derive(Debug, Clone)]
+struct Request {
+    path: String,
+    authorization: String,
+}
+
+type Handler = dyn Fn(&Request, &mut TcpStream) -> std::io::Result<()> + Send + Sync;
+
+/// An HTTP server of one thread per connection, one request each.
+struct Server {
+    address: String,
+    requests: Arc<Mutex<Vec<Request>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(handler: Arc<Handler>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (requests, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (log, stopping) = (Arc::clone(&requests), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stopping.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (handler, log, mut stream) = (Arc::clone(&handler), Arc::clone(&log), stream.unwrap());
+                std::thread::spawn(move || {
+                    if let Some(request) = read_request(&stream) {
+                        log.lock().unwrap().push(request.clone());
+                        // The client may have gone; that is its right.
+                        drop(handler(&request, &mut stream));
+                    }
+                });
+            }
+        });
+        Self { address, requests, stop, thread: Some(thread) }
+    }
+
+    /// Serves an image's blobs and manifest, except what `special` answers itself.
+    fn of_image(
+        layout: &Layout,
+        manifest: &serde_json::Value,
+        special: impl Fn(&Request, &mut TcpStream) -> Option<std::io::Result<()>> + Send + Sync + 'static,
+    ) -> Self {
+        let blobs = layout.dir.path().join("blobs/sha256");
+        let top = manifest["digest"].as_str().unwrap().to_owned();
+        Self::start(Arc::new(move |request, stream| {
+            if let Some(result) = special(request, stream) {
+                return result;
+            }
+            match request.path.rsplit_once('/').unwrap() {
+                ("/v2", "") => answer(stream, "200 OK", b"{}"),
+                (_, tag) => {
+                    let wanted = tag.strip_prefix("sha256:").unwrap_or(&top[7..]);
+                    match std::fs::read(blobs.join(wanted)) {
+                        Ok(bytes) => answer(stream, "200 OK", &bytes),
+                        Err(_) => answer(stream, "404 Not Found", b"{}"),
+                    }
+                }
+            }
+        }))
+    }
+
+    fn name(&self, name: &str) -> String {
+        format!("{}/{name}", self.address)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        drop(TcpStream::connect(&self.address));
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+fn read_request(stream: &TcpStream) -> Option<Request> {
+    let mut lines = BufReader::new(stream.take(16 << 10)).lines();
+    let path = lines.next()?.ok()?.split(' ').nth(1)?.to_owned();
+    let mut authorization = String::new();
+    for line in lines {
+        let line = line.ok()?;
+        if line.is_empty() {
+            return Some(Request { path, authorization });
+        }
+        if let Some((key, value)) = line.split_once(": ")
+            && key.eq_ignore_ascii_case("authorization")
+        {
+            value.clone_into(&mut authorization);
+        }
+    }
+    None
+}
+
+fn answer(stream: &mut TcpStream, status: &str, body: &[u8]) -> std::io::Result<()> {
+    head(stream, status, body.len() as u64)?;
+    stream.write_all(body)
+}
+
+fn head(stream: &mut TcpStream, status: &str, length: u64) -> std::io::Result<()> {
+    write!(stream, "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n")
+}
+
+fn image() -> (Layout, serde_json::Value, String) {
+    let mut layout = Layout::new();
+    let layer = tar(&[("file", Some(&"text ".repeat(100_000)))]);
+    let manifest = layout.image("a:1", &[(layer.clone(), Compression::None)], None);
+    (layout, manifest, digest(&layer))
+}
+
+#[tokio::test]
+async fn a_bearer_token_is_fetched_with_the_password_and_the_password_goes_nowhere_else() {
+    let (layout, manifest, _) = image();
+    let own = Arc::new(Mutex::new(String::new()));
+    let address = Arc::clone(&own);
+    let server = Server::of_image(&layout, &manifest, move |request, stream| {
+        if request.path.starts_with("/token") {
+            // ann:secret
+            let right = request.authorization == "Basic YW5uOnNlY3JldA==";
+            let scoped = request.path.contains("repository%3Aa%3Apull");
+            let status = if right && scoped { "200 OK" } else { "401 Unauthorized" };
+            return Some(answer(stream, status, br#"{"token":"t0k"}"#));
+        }
+        (request.authorization != "Bearer t0k").then(|| {
+            let realm = format!("http://{}/token", address.lock().unwrap());
+            write!(
+                stream,
+                "HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: 0\r\n\
+                 WWW-Authenticate: Bearer realm=\"{realm}\",service=\"s\"\r\n\r\n"
+            )
+        })
+    });
+    own.lock().unwrap().clone_from(&server.address);
+    let test = TestStore::new();
+    let with = |password: &str| PullOptions {
+        auth: Some(Auth::Basic { username: "ann".into(), password: password.into() }),
+        ..PullOptions::default()
+    };
+    let error = test.store.pull(&server.name("a:1"), with("wrong")).await.unwrap_err();
+    assert!(matches!(error, Error::Unauthorized { .. }), "{error:?}");
+    server.requests.lock().unwrap().clear();
+    test.store.pull(&server.name("a:1"), with("secret")).await.unwrap();
+    for request in server.requests.lock().unwrap().iter() {
+        assert!(
+            request.path.starts_with("/token") || !request.authorization.starts_with("Basic"),
+            "{request:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_endless_manifest_is_refused_early() {
+    let sent = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&sent);
+    let server = Server::start(Arc::new(move |request, stream| {
+        if request.path == "/v2/" {
+            return answer(stream, "200 OK", b"{}");
+        }
+        head(stream, "200 OK", u64::MAX / 2)?;
+        loop {
+            stream.write_all(&[b' '; 1 << 20])?;
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+    }));
+    let test = TestStore::new();
+    let error = test.store.pull(&server.name("a:1"), PullOptions::default()).await.unwrap_err();
+    assert!(matches!(error, Error::TooLarge { .. }) && !error.is_retryable(), "{error:?}");
+    assert!(sent.load(Ordering::SeqCst) < 40);
+    test.assert_empty();
+}
+
+#[tokio::test]
+async fn a_manifest_with_another_digest_than_asked_for_is_refused() {
+    let (layout, manifest, layer) = image();
+    let server = Server::of_image(&layout, &manifest, |_, _| None);
+    let test = TestStore::new();
+    // The server answers a digest with the blob of that digest, and a layer is no manifest.
+    let error =
+        test.store.pull(&server.name(&format!("a@{layer}")), PullOptions::default()).await.unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. } | Error::TooLarge { .. }), "{error:?}");
+    let body = serde_json::json!({"schemaVersion": 2, "manifests": []}).to_string();
+    let other = Server::start(Arc::new(move |_, stream| answer(stream, "200 OK", body.as_bytes())));
+    let name = other.name(&format!("a@{}", digest(b"wanted")));
+    let error = test.store.pull(&name, PullOptions::default()).await.unwrap_err();
+    assert!(matches!(&error, Error::Corrupt { reason, .. } if reason.contains("digest")), "{error:?}");
+    test.assert_empty();
+}
+
+#[tokio::test]
+async fn a_layer_whose_connection_breaks_is_fetched_again() {
+    let (layout, manifest, layer) = image();
+    let (broken, blobs) = (AtomicBool::new(false), layout.dir.path().join("blobs/sha256"));
+    let name = layer.clone();
+    let server = Server::of_image(&layout, &manifest, move |request, stream| {
+        let first = request.path.ends_with(&name) && !broken.swap(true, Ordering::SeqCst);
+        first.then(|| {
+            let bytes = std::fs::read(blobs.join(&name[7..])).unwrap();
+            head(stream, "200 OK", bytes.len() as u64)?;
+            stream.write_all(&bytes[..bytes.len() / 2])
+        })
+    });
+    // Any request may be the first; what breaks is the layer's first answer.
+    let test = TestStore::new();
+    let image = test.store.pull(&server.name("a:1"), PullOptions::default()).await.unwrap();
+    assert_eq!(image.chain_ids, [layer]);
+    assert_eq!((test.names("images/ingest").len(), test.names("layers").len()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_pull_that_is_given_up_leaves_nothing_and_blocks_nobody() {
+    let (layout, manifest, layer) = image();
+    let (stalls, name) = (Arc::new(AtomicBool::new(true)), layer);
+    let stalling = Arc::clone(&stalls);
+    let server = Server::of_image(&layout, &manifest, move |request, stream| {
+        (request.path.ends_with(&name) && stalling.load(Ordering::SeqCst)).then(|| {
+            head(stream, "200 OK", 600_000)?;
+            stream.write_all(&[b'x'; 700])?;
+            while stalling.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Ok(())
+        })
+    });
+    let test = TestStore::new();
+    let (reference, store) = (server.name("a:1"), test.store.clone());
+    let pull = tokio::spawn(async move { store.pull(&reference, PullOptions::default()).await });
+    while !server.requests.lock().unwrap().iter().any(|r| r.path.contains("/blobs/"))
+        || test.names("layers").is_empty()
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    pull.abort();
+    assert!(pull.await.unwrap_err().is_cancelled());
+    while !test.names("layers").is_empty() || !test.names("images/ingest").is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stalls.store(false, Ordering::SeqCst);
+    let image = test.store.pull(&server.name("a:1"), PullOptions::default()).await.unwrap();
+    test.store.remove(&image.id).unwrap();
+    test.assert_empty();
+}
+
+#[tokio::test]
+async fn a_large_layer_passes_through_without_being_held_in_memory() {
+    let block = tar(&[("big", Some(&"0123456789abcdef".repeat(64 << 10)))]);
+    let body = &block[..block.len() - 1024];
+    let mut large = Vec::new();
+    for _ in 0..200 {
+        large.extend_from_slice(body);
+    }
+    large.extend_from_slice(&[0; 1024]);
+    let mut layout = Layout::new();
+    let manifest = layout.image("a:1", &[(large, Compression::None)], None);
+    let blobs = layout.dir.path().join("blobs/sha256");
+    let server = Server::of_image(&layout, &manifest, move |request, stream| {
+        let (_, digest) = request.path.rsplit_once("sha256:")?;
+        let mut file = std::fs::File::open(blobs.join(digest)).ok()?;
+        let length = file.metadata().ok()?.len();
+        Some(head(stream, "200 OK", length).and_then(|()| std::io::copy(&mut file, stream).map(drop)))
+    });
+    let test = TestStore::new();
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    // Forget the peak from building the image.
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let before = resident();
+    test.store.pull(&server.name("a:1"), PullOptions::default()).await.unwrap();
+    let grown = resident() - before;
+    assert!(grown < 48 << 10, "pulling 200 MiB took {grown} KiB more memory");
+}
