@@ -52,8 +52,8 @@ pub(super) async fn status(
     if request.verbose {
         let path = container.dir.join(OCI_CONFIG);
         let text = blocking(move || records::read_bounded(&path)).await?;
-        let oci = text.and_then(|text| serde_json::from_slice(&text).ok());
-        info = view::container_info(&container, oci);
+        let oci = text.and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
+        info = view::container_info(&container, oci.as_ref());
     }
     Ok(cri::ContainerStatusResponse { status: Some(view::container_status(&container)), info })
 }

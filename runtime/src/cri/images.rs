@@ -11,7 +11,7 @@ pub(super) async fn list(
     engine: &Engine,
     request: cri::ListImagesRequest,
 ) -> Result<cri::ListImagesResponse> {
-    Ok(cri::ListImagesResponse { images: engine.list_images(request.filter).await? })
+    Ok(cri::ListImagesResponse { images: engine.images_matching(request.filter).await? })
 }
 
 pub(super) async fn status(
@@ -36,7 +36,7 @@ pub(super) async fn remove(
     engine: &Engine,
     request: cri::RemoveImageRequest,
 ) -> Result<cri::RemoveImageResponse> {
-    engine.remove_image(&name(request.image)?).await?;
+    engine.delete_image(&name(request.image)?).await?;
     Ok(cri::RemoveImageResponse {})
 }
 

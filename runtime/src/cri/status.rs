@@ -29,14 +29,16 @@ fn code(error: &Error) -> Code {
 
 fn image_code(error: &pintle_image::Error) -> Code {
     use pintle_image::Error as E;
-    match error {
-        E::NotFound { .. } => Code::NotFound,
-        E::InvalidName { .. } => Code::InvalidArgument,
-        E::Unauthorized { .. } => Code::PermissionDenied,
-        E::InUse { .. } => Code::FailedPrecondition,
-        error if error.is_retryable() => Code::Unavailable,
-        _ => Code::Unknown,
+    if error.is_retryable() {
+        return Code::Unavailable;
     }
+    let codes = [
+        (matches!(error, E::NotFound { .. }), Code::NotFound),
+        (matches!(error, E::InvalidName { .. }), Code::InvalidArgument),
+        (matches!(error, E::Unauthorized { .. }), Code::PermissionDenied),
+        (matches!(error, E::InUse { .. } | E::Locked { .. }), Code::FailedPrecondition),
+    ];
+    codes.into_iter().find(|(fits, _)| *fits).map_or(Code::Unknown, |(_, code)| code)
 }
 
 fn supervisor_code(error: &crate::engine::supervisor_client::Error) -> Code {

@@ -214,9 +214,9 @@ impl Engine {
             oom_score_adj: Some(oom_score_adj),
         });
         let answer = connection.request(request, CREATE_LIMIT).instrument(info_span!("create")).await;
-        let pid = match answer.map_err(Error::supervisor("creating the container"))? {
-            Answer::Created { pid } => pid,
-            other => return Err(Error::supervisor("creating the container")(unexpected(&other))),
+        let answer = answer.map_err(Error::supervisor("creating the container"))?;
+        let Answer::Created { pid } = answer else {
+            return Err(Error::supervisor("creating the container")(unexpected(&answer)));
         };
         let record = container.update(|record| {
             record.pid = Some(pid);

@@ -12,7 +12,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why an operation of the engine failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum EngineError {
     /// The request can never work.
     #[error("{0}")]
     InvalidArgument(String),
@@ -93,7 +93,9 @@ pub enum Error {
     Internal(String),
 }
 
-impl Error {
+pub use EngineError as Error;
+
+impl EngineError {
     /// For `map_err`: a failed system call with the path it was about.
     pub fn io<E: Into<io::Error>>(
         operation: &'static str,

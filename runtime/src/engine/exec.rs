@@ -94,14 +94,15 @@ async fn run(container: Arc<Container>, command: Vec<String>, limit: Option<Dura
     let answer = connection.request_with_fds(request, &fds, wait).await;
     drop((null, stdout_writer, stderr_writer));
     let (stdout, stderr) = (stdout.finish().await, stderr.finish().await);
-    match answer.map_err(Error::supervisor("running a command in the container"))? {
-        Answer::ExecDone { timed_out: true, .. } => Err(Error::DeadlineExceeded(format!(
-            "the command did not end in {:?}",
-            limit.unwrap_or_default()
-        ))),
-        Answer::ExecDone { exit_code, .. } => Ok(ExecOutput { exit_code, stdout, stderr }),
-        other => Err(Error::supervisor("running a command in the container")(unexpected(&other))),
+    let answer = answer.map_err(Error::supervisor("running a command in the container"))?;
+    let Answer::ExecDone { exit_code, timed_out } = answer else {
+        return Err(Error::supervisor("running a command in the container")(unexpected(&answer)));
+    };
+    if timed_out {
+        let text = format!("the command did not end in {:?}", limit.unwrap_or_default());
+        return Err(Error::DeadlineExceeded(text));
     }
+    Ok(ExecOutput { exit_code, stdout, stderr })
 }
 
 /// The file with the process to run; removed when the exec is over.

@@ -17,7 +17,7 @@ impl Engine {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn list_images(&self, filter: Option<cri::ImageFilter>) -> Result<Vec<cri::Image>> {
+    pub async fn images_matching(&self, filter: Option<cri::ImageFilter>) -> Result<Vec<cri::Image>> {
         let name = filter.and_then(|filter| filter.image).map(|image| image.image).unwrap_or_default();
         if !name.is_empty() {
             return Ok(self.find_image(&name).await?.iter().map(cri_image).collect());
@@ -67,7 +67,7 @@ impl Engine {
     ///
     /// # Errors
     /// When a container uses it.
-    pub async fn remove_image(&self, name: &str) -> Result<()> {
+    pub async fn delete_image(&self, name: &str) -> Result<()> {
         let images = self.images.clone();
         let name = name.to_owned();
         blocking(move || match images.remove(&name) {

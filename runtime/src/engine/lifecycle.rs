@@ -16,7 +16,7 @@ use super::{
     sandbox::REQUEST_LIMIT,
     sandbox_files,
     state::{Container, Phase},
-    supervisor_client::{Connection, unexpected},
+    supervisor_client::{self, Connection, unexpected},
     view,
 };
 use crate::spec::{resources, signal::SIGKILL};
@@ -71,8 +71,19 @@ impl Engine {
                     self.note_cannot_run(container, &failure.message).await;
                 } else {
                     self.note_held(container);
+                    self.look_again(container, &connection).await;
                 }
                 Err(Error::supervisor("starting the container")(error))
+            }
+        }
+    }
+
+    /// A start whose outcome is not known may have happened.
+    async fn look_again(&self, container: &Container, connection: &Connection) {
+        match connection.list().await {
+            Ok(known) => self.apply_list(&container.sandbox, &known),
+            Err(error) => {
+                tracing::debug!(container = %container.id, %error, "what became of a start is not known")
             }
         }
     }
@@ -108,7 +119,6 @@ impl Engine {
     pub async fn stop_container(self: &Arc<Self>, id: &str, grace: i64) -> Result<()> {
         let Ok(container) = self.container(id) else { return Ok(()) };
         detached(async move {
-            let mut watch = container.watch();
             let grace = u64::try_from(grace).map_or(Duration::ZERO, Duration::from_secs).min(MAX_GRACE);
             let connection = {
                 // A start on its way is waited for, so that its container is not missed.
@@ -121,16 +131,14 @@ impl Engine {
             if !grace.is_zero() {
                 let signal = container.record().stop_signal;
                 kill(&connection, &container, signal, KillScope::Init).await?;
-                let gone = watch.wait_for(|phase| matches!(phase, Phase::Exited(_)));
-                if tokio::time::timeout(grace, gone).await.is_ok() {
+                if ends_within(&container, grace).await {
                     return Ok(());
                 }
             }
             kill(&connection, &container, SIGKILL, KillScope::All).await?;
-            let gone = watch.wait_for(|phase| matches!(phase, Phase::Exited(_)));
-            match tokio::time::timeout(KILL_LIMIT, gone).await {
-                Ok(_) => Ok(()),
-                Err(_) => {
+            match ends_within(&container, KILL_LIMIT).await {
+                true => Ok(()),
+                false => {
                     let text = format!("container {} does not end on SIGKILL", container.id);
                     Err(Error::DeadlineExceeded(text))
                 }
@@ -246,8 +254,19 @@ pub(crate) fn connection_of(container: &Container) -> Result<Connection> {
     })
 }
 
+/// Sends a signal. A supervisor that dies meanwhile ends the container too, which is what was wanted.
 async fn kill(connection: &Connection, container: &Container, signal: i32, scope: KillScope) -> Result<()> {
     let request = Request::Kill { container: container.id.clone(), signal, scope };
-    let answer = connection.request(request, REQUEST_LIMIT).await;
-    answer.map(drop).map_err(Error::supervisor("sending a signal to the container"))
+    match connection.request(request, REQUEST_LIMIT).await {
+        Ok(_) => Ok(()),
+        Err(supervisor_client::Error::Closed) if ends_within(container, KILL_LIMIT).await => Ok(()),
+        Err(error) => Err(Error::supervisor("sending a signal to the container")(error)),
+    }
+}
+
+/// Waits for a container's end; whether it came in time.
+async fn ends_within(container: &Container, limit: Duration) -> bool {
+    let mut watch = container.watch();
+    let gone = watch.wait_for(|phase| matches!(phase, Phase::Exited(_)));
+    tokio::time::timeout(limit, gone).await.is_ok()
 }

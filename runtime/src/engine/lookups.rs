@@ -134,12 +134,10 @@ fn make_own_mount_points(root: &Path, spec: &oci_spec::runtime::Spec) -> Result<
         let bound = mount.typ().as_deref() == Some("bind");
         let file = bound && mount.source().as_ref().is_some_and(|source| !source.is_dir());
         let resolved = rootfs::ensure(root, &path, if file { Kind::File } else { Kind::Directory });
-        let _made: String = match resolved {
-            Ok(path) => path,
-            // Below another mount it is made in that mount, by the library, when both are there.
-            Err(_) if is_below_a_mount(&path, spec) => continue,
-            Err(error) => return Err(error),
-        };
+        // Below another mount it is made in that mount, by the library, when both are there.
+        if resolved.is_err() && !is_below_a_mount(&path, spec) {
+            resolved?;
+        }
     }
     Ok(())
 }
@@ -184,10 +182,10 @@ fn source_of(mount: &Mount) -> Result<PathBuf> {
         return Err(Error::InvalidArgument(format!("mount source {path:?} is not absolute")));
     }
     if let Err(error) = fs::metadata(path) {
-        match error.kind() {
-            io::ErrorKind::NotFound => fs::create_dir_all(path).map_err(Error::io("making", path))?,
-            _ => return Err(Error::io("looking at", path)(error)),
+        if error.kind() != io::ErrorKind::NotFound {
+            return Err(Error::io("looking at", path)(error));
         }
+        fs::create_dir_all(path).map_err(Error::io("making", path))?;
     }
     path.canonicalize().map_err(Error::io("resolving", path))
 }

@@ -231,10 +231,11 @@ async fn create_infra(
         oom_score_adj: Some(oom_score_adj),
     });
     let answer = connection.request(request, CREATE_LIMIT).await;
-    match answer.map_err(Error::supervisor("creating the infra container"))? {
-        Answer::Created { pid } => Ok(pid),
-        other => Err(Error::supervisor("creating the infra container")(unexpected(&other))),
-    }
+    let answer = answer.map_err(Error::supervisor("creating the infra container"))?;
+    let Answer::Created { pid } = answer else {
+        return Err(Error::supervisor("creating the infra container")(unexpected(&answer)));
+    };
+    Ok(pid)
 }
 
 async fn start_infra(connection: &Connection, sandbox: &Sandbox) -> Result<()> {

@@ -41,7 +41,7 @@ const MAX_PENDING: usize = 1024;
 
 /// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum SupervisorError {
     /// There is no supervisor at the socket.
     #[error("connecting to the supervisor at {}", path.display())]
     Connect {
@@ -71,7 +71,9 @@ pub enum Error {
     Unexpected(String),
 }
 
-impl Error {
+pub use SupervisorError as Error;
+
+impl SupervisorError {
     /// The supervisor's own words, when it refused.
     #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
@@ -120,20 +122,19 @@ impl Connection {
     /// # Errors
     /// When nobody listens, or the supervisor does not speak our version, or does not answer.
     pub async fn open<L: Listener>(path: &Path, listener: L) -> Result<(Self, Vec<ContainerState>), Error> {
-        let socket = connect(path).map_err(|source| match source.kind() {
+        let socket = connect(path).map_err(|source| {
             // It listens, and others wait before us.
-            io::ErrorKind::WouldBlock => Error::Busy,
-            _ => Error::Connect { path: path.to_owned(), source },
+            let waits = source.kind() == io::ErrorKind::WouldBlock;
+            if waits { Error::Busy } else { Error::Connect { path: path.to_owned(), source } }
         })?;
         let pending = Mutex::new(Some(HashMap::new()));
         let shared = Arc::new(Shared { socket, next: AtomicU64::new(1), pending });
         tokio::spawn(read_packets(Arc::clone(&shared), listener));
         let mut connection = Self { shared, pid: 0 };
         let hello = Request::Hello { oldest: OLDEST_VERSION, newest: VERSION };
-        connection.pid = match connection.request(hello, HELLO_LIMIT).await? {
-            Answer::Hello { pid, .. } => pid,
-            other => return Err(unexpected(&other)),
-        };
+        let answer = connection.request(hello, HELLO_LIMIT).await?;
+        let Answer::Hello { pid, .. } = answer else { return Err(unexpected(&answer)) };
+        connection.pid = pid;
         let known = connection.list_by(Request::Subscribe).await?;
         Ok((connection, known))
     }
@@ -191,10 +192,9 @@ impl Connection {
     }
 
     async fn list_by(&self, request: Request) -> Result<Vec<ContainerState>, Error> {
-        match self.request(request, HELLO_LIMIT).await? {
-            Answer::List { containers } => Ok(containers),
-            other => Err(unexpected(&other)),
-        }
+        let answer = self.request(request, HELLO_LIMIT).await?;
+        let Answer::List { containers } = answer else { return Err(unexpected(&answer)) };
+        Ok(containers)
     }
 
     async fn send(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
@@ -203,9 +203,9 @@ impl Connection {
             .socket
             .async_io(Interest::WRITABLE, || send_packet(self.shared.socket.as_fd(), packet, fds))
             .await;
-        result.map_err(|e| match e.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Error::Closed,
-            _ => Error::Send(e),
+        result.map_err(|e| {
+            let gone = matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+            if gone { Error::Closed } else { Error::Send(e) }
         })
     }
 }

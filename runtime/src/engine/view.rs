@@ -153,7 +153,7 @@ pub fn container_status(container: &Container) -> cri::ContainerStatus {
 
 /// What `verbose` adds to a container's status: its pid and its OCI configuration.
 #[must_use]
-pub fn container_info(container: &Container, oci: Option<serde_json::Value>) -> BTreeMap<String, String> {
+pub fn container_info(container: &Container, oci: Option<&serde_json::Value>) -> BTreeMap<String, String> {
     let record = container.record();
     let pid =
         matches!(container.phase(), Phase::Running { .. } | Phase::Created).then_some(record.pid).flatten();

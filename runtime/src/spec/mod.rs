@@ -19,7 +19,7 @@ pub mod validate;
 
 /// Why a configuration cannot be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum SpecError {
     /// It can never be.
     #[error("{field}: {reason}")]
     Invalid {
@@ -38,7 +38,9 @@ pub enum Error {
     },
 }
 
-impl Error {
+pub use SpecError as Error;
+
+impl SpecError {
     pub(crate) fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
         Self::Invalid { field, reason: reason.into() }
     }

@@ -22,11 +22,10 @@ const RTMAX: i32 = 64;
 pub fn stop_signal(wanted: i32, image: &str) -> Result<i32, Error> {
     let signal = Signal::try_from(wanted)
         .map_err(|_| Error::invalid("stop_signal", format!("there is no signal {wanted}")))?;
-    match signal {
-        Signal::RuntimeDefault if image.is_empty() => Ok(SIGTERM),
-        Signal::RuntimeDefault => parse(image),
-        other => parse(other.as_str_name()),
+    if signal != Signal::RuntimeDefault {
+        return parse(signal.as_str_name());
     }
+    if image.is_empty() { Ok(SIGTERM) } else { parse(image) }
 }
 
 fn parse(text: &str) -> Result<i32, Error> {

@@ -10,5 +10,6 @@ mod support;
 mod containers;
 mod crash;
 mod exec;
+mod isolation;
 mod pods;
 mod socket;

@@ -2,14 +2,19 @@
 
 use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
 
-use pintle_cri_api::v1 as cri;
+use pintle_cri_api::v1::{
+    self as cri, ContainerEventType as Event, image_service_client::ImageServiceClient,
+    runtime_service_client::RuntimeServiceClient,
+};
 use tokio_stream::StreamExt as _;
-use tonic::Code;
+use tonic::{Code, transport::Channel};
 
 use crate::{
     image,
     support::{on_a_node, own_pids, shell},
 };
+
+type Runtime = RuntimeServiceClient<Channel>;
 
 #[test]
 fn r11_a_pods_whole_life_goes_over_the_socket_and_is_told_as_events() {
@@ -24,97 +29,21 @@ fn r11_a_pods_whole_life_goes_over_the_socket_and_is_told_as_events() {
         let mut client = pintle_cri_api::runtime_client(channel.clone());
         let mut images = pintle_cri_api::image_client(channel);
 
-        let version = client.version(cri::VersionRequest::default()).await.unwrap().into_inner();
-        assert_eq!((version.runtime_name.as_str(), version.runtime_api_version.as_str()), ("pintle", "v1"));
-        let status = client.status(cri::StatusRequest { verbose: true }).await.unwrap().into_inner();
-        assert!(status.status.unwrap().conditions.iter().all(|condition| condition.status));
-        let listed = images.list_images(cri::ListImagesRequest::default()).await.unwrap().into_inner();
-        assert!(listed.images[0].repo_tags.contains(&image::NAME.to_owned()), "{listed:?}");
+        node_is_ready(&mut client).await;
         let mut events = client.get_container_events(cri::GetEventsRequest {}).await.unwrap().into_inner();
-
-        let labels: std::collections::BTreeMap<_, _> = [("app".to_owned(), "web".to_owned())].into();
-        let metadata = cri::PodSandboxMetadata {
-            name: "s".to_owned(),
-            uid: "u".to_owned(),
-            namespace: "n".to_owned(),
-            attempt: 0,
-        };
-        let config =
-            cri::PodSandboxConfig { metadata: Some(metadata), labels: labels.clone(), ..Default::default() };
-        let run = cri::RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
-        let pod = client.run_pod_sandbox(run).await.unwrap().into_inner().pod_sandbox_id;
-        let container = cri::ContainerConfig {
-            metadata: Some(cri::ContainerMetadata { name: "c".to_owned(), attempt: 0 }),
-            image: Some(cri::ImageSpec { image: image::NAME.to_owned(), ..Default::default() }),
-            command: shell("sleep 1000"),
-            labels,
-            linux: Some(cri::LinuxContainerConfig {
-                security_context: Some(cri::LinuxContainerSecurityContext {
-                    namespace_options: Some(own_pids()),
-                    ..Default::default()
-                }),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        let create = cri::CreateContainerRequest {
-            pod_sandbox_id: pod.clone(),
-            config: Some(container),
-            sandbox_config: Some(config),
-        };
-        let id = client.create_container(create).await.unwrap().into_inner().container_id;
-        client.start_container(cri::StartContainerRequest { container_id: id.clone() }).await.unwrap();
-        // A prefix of an id will do, as in crictl.
-        let exec =
-            cri::ExecSyncRequest { container_id: id[..12].to_owned(), cmd: shell("echo hi"), timeout: 10 };
-        assert_eq!(client.exec_sync(exec).await.unwrap().into_inner().stdout, b"hi\n");
-        let held = images
-            .remove_image(cri::RemoveImageRequest {
-                image: Some(cri::ImageSpec { image: image::NAME.to_owned(), ..Default::default() }),
-            })
-            .await;
-        assert_eq!(held.unwrap_err().code(), Code::FailedPrecondition);
-
-        for (selector, state, count) in [
-            ("web", cri::ContainerState::ContainerRunning, 1),
-            ("other", cri::ContainerState::ContainerRunning, 0),
-            ("web", cri::ContainerState::ContainerExited, 0),
-        ] {
-            let filter = cri::ContainerFilter {
-                state: Some(cri::ContainerStateValue { state: state.into() }),
-                label_selector: [("app".to_owned(), selector.to_owned())].into(),
-                ..Default::default()
-            };
-            let request = cri::ListContainersRequest { filter: Some(filter) };
-            assert_eq!(client.list_containers(request).await.unwrap().into_inner().containers.len(), count);
-        }
-        client
-            .stop_container(cri::StopContainerRequest { container_id: id.clone(), timeout: 0 })
-            .await
-            .unwrap();
-        client.remove_container(cri::RemoveContainerRequest { container_id: id.clone() }).await.unwrap();
-        client.stop_pod_sandbox(cri::StopPodSandboxRequest { pod_sandbox_id: pod.clone() }).await.unwrap();
-        client
-            .remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id: pod.clone() })
-            .await
-            .unwrap();
-        let gone = cri::PodSandboxStatusRequest { pod_sandbox_id: pod.clone(), verbose: false };
-        assert_eq!(client.pod_sandbox_status(gone).await.unwrap_err().code(), Code::NotFound);
-        assert_eq!(
-            client.attach(cri::AttachRequest::default()).await.unwrap_err().code(),
-            Code::Unimplemented
-        );
-
-        use cri::ContainerEventType as E;
+        let (pod, id) = run(&mut client).await;
+        image_is_held(&mut images).await;
+        filters_select(&mut client).await;
+        remove(&mut client, &pod, &id).await;
         let expected = [
-            (&pod, E::ContainerCreatedEvent),
-            (&pod, E::ContainerStartedEvent),
-            (&id, E::ContainerCreatedEvent),
-            (&id, E::ContainerStartedEvent),
-            (&id, E::ContainerStoppedEvent),
-            (&id, E::ContainerDeletedEvent),
-            (&pod, E::ContainerStoppedEvent),
-            (&pod, E::ContainerDeletedEvent),
+            (&pod, Event::ContainerCreatedEvent),
+            (&pod, Event::ContainerStartedEvent),
+            (&id, Event::ContainerCreatedEvent),
+            (&id, Event::ContainerStartedEvent),
+            (&id, Event::ContainerStoppedEvent),
+            (&id, Event::ContainerDeletedEvent),
+            (&pod, Event::ContainerStoppedEvent),
+            (&pod, Event::ContainerDeletedEvent),
         ];
         for (which, kind) in expected {
             let event = events.next().await.unwrap().unwrap();
@@ -126,4 +55,92 @@ fn r11_a_pods_whole_life_goes_over_the_socket_and_is_told_as_events() {
         drop((client, images, events));
         node
     });
+}
+
+async fn node_is_ready(client: &mut Runtime) {
+    let version = client.version(cri::VersionRequest::default()).await.unwrap().into_inner();
+    assert_eq!((version.runtime_name.as_str(), version.runtime_api_version.as_str()), ("pintle", "v1"));
+    let status = client.status(cri::StatusRequest { verbose: true }).await.unwrap().into_inner();
+    assert!(status.status.unwrap().conditions.iter().all(|condition| condition.status));
+    let config = client.runtime_config(cri::RuntimeConfigRequest {}).await.unwrap().into_inner();
+    assert_eq!(config.linux.unwrap().cgroup_driver, cri::CgroupDriver::Cgroupfs as i32);
+    let attach = client.attach(cri::AttachRequest::default()).await;
+    assert_eq!(attach.unwrap_err().code(), Code::Unimplemented);
+}
+
+async fn run(client: &mut Runtime) -> (String, String) {
+    let labels: std::collections::BTreeMap<_, _> = [("app".to_owned(), "web".to_owned())].into();
+    let metadata =
+        cri::PodSandboxMetadata { name: "s".to_owned(), uid: "u".to_owned(), ..Default::default() };
+    let config =
+        cri::PodSandboxConfig { metadata: Some(metadata), labels: labels.clone(), ..Default::default() };
+    let request = cri::RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
+    let pod = client.run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id;
+    let security =
+        cri::LinuxContainerSecurityContext { namespace_options: Some(own_pids()), ..Default::default() };
+    let linux = cri::LinuxContainerConfig { security_context: Some(security), ..Default::default() };
+    let container = cri::ContainerConfig {
+        metadata: Some(cri::ContainerMetadata { name: "c".to_owned(), attempt: 0 }),
+        image: Some(cri::ImageSpec { image: image::NAME.to_owned(), ..Default::default() }),
+        command: shell("sleep 1000"),
+        labels,
+        linux: Some(linux),
+        ..Default::default()
+    };
+    let request = cri::CreateContainerRequest {
+        pod_sandbox_id: pod.clone(),
+        config: Some(container),
+        sandbox_config: Some(config),
+    };
+    let id = client.create_container(request).await.unwrap().into_inner().container_id;
+    client.start_container(cri::StartContainerRequest { container_id: id.clone() }).await.unwrap();
+    // A prefix of an id will do, as in crictl.
+    let exec = cri::ExecSyncRequest { container_id: id[..12].to_owned(), cmd: shell("echo hi"), timeout: 10 };
+    assert_eq!(client.exec_sync(exec).await.unwrap().into_inner().stdout, b"hi\n");
+    (pod, id)
+}
+
+async fn image_is_held(images: &mut ImageServiceClient<Channel>) {
+    let listed = images.list_images(cri::ListImagesRequest::default()).await.unwrap().into_inner();
+    assert!(listed.images[0].repo_tags.contains(&image::NAME.to_owned()), "{listed:?}");
+    let spec = cri::ImageSpec { image: image::NAME.to_owned(), ..Default::default() };
+    let held = images.remove_image(cri::RemoveImageRequest { image: Some(spec.clone()) }).await;
+    assert_eq!(held.unwrap_err().code(), Code::FailedPrecondition);
+    let status = cri::ImageStatusRequest { image: Some(spec), verbose: true };
+    let status = images.image_status(status).await.unwrap().into_inner();
+    assert!(status.image.is_some() && status.info["info"].contains("FROM_IMAGE"));
+    let none = cri::ImageSpec { image: "test.invalid/none".to_owned(), ..Default::default() };
+    let none = cri::ImageStatusRequest { image: Some(none), verbose: false };
+    assert!(images.image_status(none).await.unwrap().into_inner().image.is_none());
+    let usage = images.image_fs_info(cri::ImageFsInfoRequest {}).await.unwrap().into_inner();
+    assert!(usage.image_filesystems[0].used_bytes.unwrap().value > 0);
+}
+
+async fn filters_select(client: &mut Runtime) {
+    for (selector, state, count) in [
+        ("web", cri::ContainerState::ContainerRunning, 1),
+        ("other", cri::ContainerState::ContainerRunning, 0),
+        ("web", cri::ContainerState::ContainerExited, 0),
+    ] {
+        let filter = cri::ContainerFilter {
+            state: Some(cri::ContainerStateValue { state: state.into() }),
+            label_selector: [("app".to_owned(), selector.to_owned())].into(),
+            ..Default::default()
+        };
+        let request = cri::ListContainersRequest { filter: Some(filter) };
+        assert_eq!(client.list_containers(request).await.unwrap().into_inner().containers.len(), count);
+    }
+}
+
+async fn remove(client: &mut Runtime, pod: &str, id: &str) {
+    let (container_id, pod_sandbox_id) = (id.to_owned(), pod.to_owned());
+    let stop = cri::StopContainerRequest { container_id: container_id.clone(), timeout: 0 };
+    client.stop_container(stop).await.unwrap();
+    client.remove_container(cri::RemoveContainerRequest { container_id }).await.unwrap();
+    let stop = cri::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() };
+    client.stop_pod_sandbox(stop).await.unwrap();
+    let removal = cri::RemovePodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() };
+    client.remove_pod_sandbox(removal).await.unwrap();
+    let gone = cri::PodSandboxStatusRequest { pod_sandbox_id, verbose: false };
+    assert_eq!(client.pod_sandbox_status(gone).await.unwrap_err().code(), Code::NotFound);
 }

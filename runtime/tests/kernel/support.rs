@@ -28,7 +28,13 @@ pub(crate) fn on_a_node<F: Future<Output = Node>>(test: impl FnOnce(Node) -> F) 
     assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
     if std::env::var_os("RUST_LOG").is_some() {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
-        tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init().unwrap_or(());
+        let spans = tracing_subscriber::fmt::format::FmtSpan::CLOSE;
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_span_events(spans)
+            .with_test_writer()
+            .try_init()
+            .unwrap_or(());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
