@@ -118,11 +118,12 @@ fn a_time_out_kills_the_whole_tree_also_what_made_itself_independent() {
     shim.run("one", "sleep 1000");
     let script = "(setsid sleep 777 &) ; sleep 777 & echo started; sleep 777";
     let process = shim.process("one", &["sh", "-c", script]);
-    let before = Instant::now();
-    let seq = shim.begin_exec("one", "e1", &process, Some(500));
+    let (before, timeout) = (Instant::now(), scaled(Duration::from_millis(500)));
+    let milliseconds = u64::try_from(timeout.as_millis()).unwrap();
+    let seq = shim.begin_exec("one", "e1", &process, Some(milliseconds));
     until("it started", || shim.exec_output("e1").contains("started").then_some(()));
     assert_eq!(shim.client.answer(seq).unwrap(), Answer::ExecDone { exit_code: 137, timed_out: true });
-    assert!(before.elapsed() >= Duration::from_millis(500));
+    assert!(before.elapsed() >= timeout);
     let (_, output) = shim.exec("one", "e2", "cat /proc/[0-9]*/cmdline");
     assert!(!output.contains("777"), "{output:?}");
     assert!(output.contains("1000"));
