@@ -63,7 +63,8 @@ impl Residue {
         found
     }
 
-    /// Processes that name the directory on their command line or live in one of the cgroups.
+    /// Processes that name the directory on their command line or live in one of the cgroups. A process that has ended
+    /// and waits for the host's init to notice holds nothing and does not count.
     pub fn processes(&self) -> BTreeSet<(i32, String)> {
         let dir = self.dir.to_string_lossy().into_owned();
         let mut found = BTreeSet::new();
@@ -74,7 +75,8 @@ impl Residue {
             let command =
                 fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default().replace('\0', " ");
             let cgroup = fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
-            if command.contains(&dir) || cgroup.contains(&self.tag) {
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            if !stat.contains(") Z ") && (command.contains(&dir) || cgroup.contains(&self.tag)) {
                 found.insert((pid, command));
             }
         }
