@@ -192,8 +192,7 @@ impl Engine {
             .await,
         );
         failures.into_result()?;
-        self.forget_container(&container.id);
-        if complete {
+        if self.forget_container(&container.id) && complete {
             self.publish_removed(&container.id, Some(&container.sandbox));
         }
         Ok(())

@@ -34,6 +34,9 @@ use crate::spec::{
 const MAX_NAME_FILE: u64 = 1024 * 1024;
 /// The most device nodes one container gets.
 const MAX_DEVICES: usize = 4096;
+/// What every container's `/dev` has of its own.
+const OWN_DEVICES: [&str; 12] =
+    ["pts", "shm", "mqueue", "fd", "console", "ptmx", "null", "zero", "full", "tty", "random", "urandom"];
 /// Mount points that the container's own file systems hide: nothing need be made below them in the root.
 const HIDDEN: [&str; 3] = ["/dev", "/proc", "/sys"];
 
@@ -251,7 +254,7 @@ fn add_devices_below(dir: &Path, inside: &str, access: &str, into: &mut Vec<Host
         let entry = entry.map_err(Error::io("listing", dir))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let kind = entry.file_type().map_err(Error::io("looking at", entry.path()))?;
-        let own = ["pts", "shm", "mqueue", "fd", "console", "ptmx"].contains(&name.as_str());
+        let own = OWN_DEVICES.contains(&name.as_str());
         if kind.is_dir() && !own {
             add_devices_below(&entry.path(), &format!("{inside}/{name}"), access, into)?;
         } else if (kind.is_char_device() || kind.is_block_device())

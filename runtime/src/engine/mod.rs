@@ -196,8 +196,9 @@ impl Engine {
         map.insert(container.id.clone(), Arc::clone(container));
     }
 
-    pub(crate) fn forget_container(&self, id: &str) {
-        self.containers.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+    /// Returns whether it was known.
+    pub(crate) fn forget_container(&self, id: &str) -> bool {
+        self.containers.write().unwrap_or_else(PoisonError::into_inner).remove(id).is_some()
     }
 
     /// The cgroup of one supervisor.

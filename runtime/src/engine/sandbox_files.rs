@@ -14,7 +14,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::{
     error::{Error, Result},
-    records::{self, NamespaceMode, SandboxConfig},
+    records::{NamespaceMode, SandboxConfig},
 };
 
 /// The infra container's bundle in the sandbox's directory.
@@ -134,7 +134,8 @@ pub fn remove_dir(dir: &Path) -> Result<()> {
 }
 
 fn write_public(path: &Path, text: &str) -> Result<()> {
-    records::write_atomically(path, text.as_bytes())?;
+    // Not synchronised: after a power cut the whole sandbox is dead.
+    fs::write(path, text).map_err(Error::io("writing", path))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o644))
         .map_err(Error::io("changing the mode of", path))
 }

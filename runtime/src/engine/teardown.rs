@@ -47,6 +47,10 @@ impl Engine {
         let engine = Arc::clone(self);
         detached(async move {
             let _op = sandbox.op.lock().await;
+            if engine.sandbox(&sandbox.id).is_err() {
+                // Another caller was quicker.
+                return Ok(());
+            }
             engine.stop_locked(&sandbox).await?;
             let mut failures = Failures::default();
             for container in engine.containers_of(&sandbox.id) {

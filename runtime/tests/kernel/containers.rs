@@ -238,3 +238,54 @@ fn the_same_request_twice_makes_one_container_and_another_is_refused() {
         node
     });
 }
+
+#[test]
+fn devices_are_closed_unless_they_are_asked_for_or_the_container_is_privileged() {
+    on_a_node(|node| async {
+        let pod = node
+            .try_pod("devices", |config| {
+                let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+                security.privileged = true;
+            })
+            .await
+            .unwrap();
+        // Minor 11 of memory's devices is the kernel's log: everywhere there, and not on the usual list.
+        let open =
+            "mknod /tmp/kmsg c 1 11 2>/dev/null; dd if=/tmp/kmsg of=/dev/null bs=8k count=1 2>/dev/null";
+        let plain = node.script(&pod, "plain", "sleep 1000").await;
+        assert_ne!(node.exec(&plain, open, 10).await.unwrap().exit_code, 0);
+        node.output(&plain, "echo x > /dev/null && dd if=/dev/urandom of=/dev/zero bs=8 count=1 2>&1").await;
+        let asked = node
+            .try_container(&pod, "asked", |config| {
+                config.command = shell("sleep 1000");
+                config.devices = vec![cri::Device {
+                    container_path: "/dev/log-of-the-kernel".to_owned(),
+                    host_path: "/dev/kmsg".to_owned(),
+                    permissions: "r".to_owned(),
+                }];
+            })
+            .await
+            .unwrap();
+        node.start(&asked).await.unwrap();
+        node.output(&asked, "test -c /dev/log-of-the-kernel").await;
+        let privileged = node
+            .try_container(&pod, "privileged", |config| {
+                config.command = shell("sleep 1000");
+                security(config).privileged = true;
+            })
+            .await
+            .unwrap();
+        node.start(&privileged).await.unwrap();
+        for seen in
+            ["test -c /dev/kmsg", "test -w /sys/kernel", "! grep -q \" /proc/sys ro\" /proc/self/mountinfo"]
+        {
+            node.output(&privileged, seen).await;
+        }
+        node.remove_pod(&pod).await;
+        let modest = node.pod("modest").await;
+        let refused = node.try_container(&modest, "c", |config| security(config).privileged = true).await;
+        assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
+        node.remove_pod(&modest).await;
+        node
+    });
+}

@@ -7,10 +7,10 @@ use sha2::{Digest as _, Sha256};
 /// The image's name.
 pub(crate) const NAME: &str = "test.invalid/busybox:1";
 
-const APPLETS: [&str; 32] = [
-    "sh", "cat", "sleep", "echo", "true", "false", "id", "hostname", "ls", "nc", "ip", "readlink", "mount",
-    "touch", "dd", "env", "kill", "ps", "stat", "head", "tail", "wc", "grep", "test", "mkdir", "rm", "seq",
-    "date", "pwd", "wget", "httpd", "dmesg",
+const APPLETS: [&str; 33] = [
+    "mknod", "sh", "cat", "sleep", "echo", "true", "false", "id", "hostname", "ls", "nc", "ip", "readlink",
+    "mount", "touch", "dd", "env", "kill", "ps", "stat", "head", "tail", "wc", "grep", "test", "mkdir", "rm",
+    "seq", "date", "pwd", "wget", "httpd", "dmesg",
 ];
 
 /// The archive's bytes.

@@ -2,9 +2,12 @@
 
 use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
 
-use pintle_cri_api::v1::{
-    self as cri, ContainerEventType as Event, image_service_client::ImageServiceClient,
-    runtime_service_client::RuntimeServiceClient,
+use pintle_cri_api::{
+    ext,
+    v1::{
+        self as cri, ContainerEventType as Event, image_service_client::ImageServiceClient,
+        runtime_service_client::RuntimeServiceClient,
+    },
 };
 use tokio_stream::StreamExt as _;
 use tonic::{Code, transport::Channel};
@@ -53,6 +56,44 @@ fn r11_a_pods_whole_life_goes_over_the_socket_and_is_told_as_events() {
         serving.await.unwrap().unwrap();
         assert!(events.next().await.is_none_or(|event| event.is_err()));
         drop((client, images, events));
+        node
+    });
+}
+
+#[test]
+fn an_archive_is_imported_over_the_socket_with_progress() {
+    on_a_node(|node| async {
+        let path = node.path("pintle.sock");
+        let listener = pintle_runtime::bind(&path).unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let engine = Arc::clone(node.engine());
+        let serving = tokio::spawn(engine.serve(listener, async { stopped.await.unwrap_or(()) }));
+        let channel = pintle_cri_api::connect(&format!("unix://{}", path.display())).await.unwrap();
+        let mut client = pintle_cri_api::ext_images_client(channel);
+        let archive = image::archive();
+        let options =
+            ext::ImportOptions { tag: "test.invalid/other:2".to_owned(), size: archive.len() as u64 };
+        let mut chunks = vec![ext::Chunk { options: Some(options), data: Vec::new() }];
+        chunks
+            .extend(archive.chunks(64 * 1024).map(|data| ext::Chunk { options: None, data: data.to_vec() }));
+        let mut events = client.import(tokio_stream::iter(chunks)).await.unwrap().into_inner();
+        let mut imported = Vec::new();
+        while let Some(event) = events.next().await {
+            if let Some(ext::import_event::Event::Imported(image)) = event.unwrap().event {
+                imported.push(image);
+            }
+        }
+        assert!(imported[0].repo_tags.contains(&"test.invalid/other:2".to_owned()), "{imported:?}");
+        let torn = vec![ext::Chunk { options: None, data: archive[..archive.len() / 2].to_vec() }];
+        let mut events = client.import(tokio_stream::iter(torn)).await.unwrap().into_inner();
+        let mut last = None;
+        while let Some(event) = events.next().await {
+            last = Some(event);
+        }
+        assert!(last.unwrap().is_err(), "half an archive is refused");
+        stop.send(()).unwrap();
+        serving.await.unwrap().unwrap();
+        drop((client, events));
         node
     });
 }
@@ -112,6 +153,9 @@ async fn image_is_held(images: &mut ImageServiceClient<Channel>) {
     let none = cri::ImageSpec { image: "test.invalid/none".to_owned(), ..Default::default() };
     let none = cri::ImageStatusRequest { image: Some(none), verbose: false };
     assert!(images.image_status(none).await.unwrap().into_inner().image.is_none());
+    let away = cri::ImageSpec { image: "127.0.0.1:1/none:1".to_owned(), ..Default::default() };
+    let pull = cri::PullImageRequest { image: Some(away), ..Default::default() };
+    assert_eq!(images.pull_image(pull).await.unwrap_err().code(), Code::Unavailable);
     let usage = images.image_fs_info(cri::ImageFsInfoRequest {}).await.unwrap().into_inner();
     assert!(usage.image_filesystems[0].used_bytes.unwrap().value > 0);
 }
