@@ -128,6 +128,34 @@ impl Cgroups {
     }
 }
 
+/// The groups named by an id in which processes run, wherever in the tree they are: for an id whose record is lost.
+#[must_use]
+pub fn occupied_groups_of(id: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()) {
+            let groups = fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+            let paths = groups.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+            found.extend(paths.filter_map(|path| up_to(path, id)));
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// A path up to and with the component that is the name.
+fn up_to(path: &str, name: &str) -> Option<String> {
+    let mut walked = String::new();
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        walked = format!("{walked}/{part}");
+        if part == name {
+            return Some(walked);
+        }
+    }
+    None
+}
+
 fn parse_mount(line: &str) -> Option<Hierarchy> {
     let mut fields = line.split(' ').skip(1);
     let mount = PathBuf::from(fields.next()?);
@@ -248,6 +276,12 @@ mod tests {
         let v1 = parse_mount("cgroup /sys/fs/cgroup/cpuset cgroup rw,relatime,cpuset 0 0").unwrap();
         assert!(v1.cpuset && !v1.unified);
         assert!(parse_mount("tmpfs /sys/fs/cgroup tmpfs rw 0 0").is_none());
+    }
+
+    #[test]
+    fn a_group_is_found_by_its_whole_name() {
+        assert_eq!(up_to("/kubepods/podx/abc/sub", "abc").as_deref(), Some("/kubepods/podx/abc"));
+        assert_eq!(up_to("/kubepods/podx/abcd", "abc"), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use std::{fs, path::Path, sync::Arc};
 
 use super::{
-    Engine, blocking,
+    Engine, blocking, cgroups,
     error::{Error, Result},
     ids,
     records::{self, ContainerRecord, Record, SandboxPhase, SandboxRecord},
@@ -190,12 +190,16 @@ fn declare_broken(engine: &Engine, id: &str) {
 /// A directory whose record says nothing: what can be found by its id is removed.
 async fn remove_unknown_sandbox(engine: &Arc<Engine>, id: &str) -> Result<()> {
     let dir = engine.layout.sandbox(id);
-    let groups = [
+    let mut groups = vec![
         engine.supervisor_cgroup(id),
         super::layout::join_cgroup(&engine.layout.default_pods_cgroup(), &format!("pod{id}")),
     ];
     let cgroups = Arc::clone(&engine.cgroups);
+    let id = id.to_owned();
     blocking(move || {
+        // The supervisor goes first: it would report the others' ends to nobody.
+        cgroups.kill_and_remove(&groups[0])?;
+        groups.extend(cgroups::occupied_groups_of(&id));
         groups.iter().try_for_each(|group| cgroups.kill_and_remove(group))?;
         sandbox_files::unmount_shm(&dir)?;
         sandbox_files::remove_dir(&dir)
@@ -206,8 +210,10 @@ async fn remove_unknown_sandbox(engine: &Arc<Engine>, id: &str) -> Result<()> {
 async fn remove_unknown_container(engine: &Arc<Engine>, id: &str) -> Result<()> {
     let dir = engine.layout.container(id);
     let images = engine.images.clone();
+    let cgroups = Arc::clone(&engine.cgroups);
     let id = id.to_owned();
     blocking(move || {
+        cgroups::occupied_groups_of(&id).iter().try_for_each(|group| cgroups.kill_and_remove(group))?;
         images.remove_snapshot(&id).map_err(Error::image("removing a snapshot"))?;
         sandbox_files::remove_dir(&dir)
     })

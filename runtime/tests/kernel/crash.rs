@@ -107,6 +107,60 @@ fn half_made_things_are_removed_when_the_engine_opens() {
 }
 
 #[test]
+fn a_half_made_container_and_a_snapshot_without_one_are_removed_and_the_others_run_on() {
+    on_a_node(|mut node| async {
+        let pod = node.pod("partly").await;
+        let whole = node.script(&pod, "whole", "sleep 1000").await;
+        let half =
+            node.try_container(&pod, "half", |config| config.command = shell("sleep 1000")).await.unwrap();
+        let pid = node.info(&half).await["pid"].as_i64().unwrap();
+        let image = node.status(&whole).await.image_id;
+        node.engine().images().create_snapshot("nobody", &image).unwrap();
+        node.drop_engine().await;
+        let record = node.path("state/containers").join(&half).join("container.json");
+        let text = std::fs::read_to_string(&record).unwrap();
+        std::fs::write(&record, text.replace("\"complete\": true", "\"complete\": false")).unwrap();
+        node.open().await;
+        assert!(node.try_status(&half).await.is_err() && !is_alive(pid));
+        assert_eq!(node.engine().images().snapshots().unwrap(), std::slice::from_ref(&whole));
+        assert_eq!(node.output(&whole, "echo alive").await, "alive");
+        node.remove_pod(&pod).await;
+        node
+    });
+}
+
+#[test]
+fn what_belonged_to_a_record_that_cannot_be_read_is_removed() {
+    on_a_node(|mut node| async {
+        let parent = format!("{}/elsewhere/pod-x", node.engine().layout().cgroup_root);
+        let broken = node
+            .try_pod("broken", |config| config.linux.as_mut().unwrap().cgroup_parent.clone_from(&parent))
+            .await
+            .unwrap();
+        let id = node.script(&broken, "c", "sleep 1000").await;
+        let other = node.pod("other").await;
+        let (infra, child) =
+            (node.pod_status(&broken).await.1["pid"].clone(), node.info(&id).await["pid"].clone());
+        node.drop_engine().await;
+        std::fs::write(node.path("state/sandboxes").join(&broken).join("sandbox.json"), "{").unwrap();
+        node.open().await;
+        assert_eq!(node.engine().list_sandboxes(None).len(), 1);
+        for pid in [infra, child] {
+            eventually("its processes are gone", || !is_alive(pid.as_i64().unwrap())).await;
+        }
+        node.remove_pod(&other).await;
+        // The parents were not the engine's to remove.
+        for mount in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path()) {
+            for parent in [&parent, &parent.replace("/pod-x", "")] {
+                std::fs::remove_dir(mount.join(parent.trim_start_matches('/'))).unwrap_or(());
+                std::fs::remove_dir(format!("/sys/fs/cgroup{parent}")).unwrap_or(());
+            }
+        }
+        node
+    });
+}
+
+#[test]
 fn what_another_boot_left_is_dead() {
     on_a_node(|mut node| async {
         let pod = node.pod("boot").await;
