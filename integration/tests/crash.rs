@@ -113,12 +113,12 @@ fn the_agent_aborted_after_each_action_converges_to_the_same_end() {
         node.manifest("fresh.yaml", &pod(&name, "", "exec sleep infinity"));
         node.set_agent_env("PINTLE_FAILPOINT", &format!("after-action:{after}"));
         node.spawn_agent();
-        // It either dies at the fail point, or had fewer actions than that to do.
-        let died = wait_for_death_or_ready(&mut node, &name);
-        node.set_agent_env("PINTLE_FAILPOINT", "");
-        if died {
-            node.start_agent();
+        // It either dies at the fail point, or had fewer actions than that to do and is killed here.
+        if !wait_for_death_or_ready(&mut node, &name) {
+            node.kill_agent();
         }
+        node.set_agent_env("PINTLE_FAILPOINT", "");
+        node.start_agent();
         let pod = node.wait_ready(&name);
         assert_eq!(container_status(&pod, "app")["restartCount"], 0, "after {after}: {pod:#}");
         let sandboxes = node.pintle(&["pods", "--name", &format!("{name}-node1"), "--state", "ready", "-q"]);

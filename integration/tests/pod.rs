@@ -235,10 +235,10 @@ fn p24_manifests_may_be_yaml_or_json_and_unknown_fields_are_named() {
     let json = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"j"},"spec":{"containers":[
         {"name":"app","image":"localhost/pintle-demo:1","command":["sleep","infinity"]}],"terminationGracePeriodSeconds":1}}"#;
     node.manifest("j.json", json);
-    node.manifest("y.yaml", &two("y", "", SLEEP, SLEEP));
+    node.manifest("text.yaml", &two("text", "", SLEEP, SLEEP));
     node.manifest("bad.yaml", &two("bad", "  restartPolcy: Never", SLEEP, SLEEP));
     node.wait_ready("j");
-    node.wait_ready("y");
+    node.wait_ready("text");
     wait_until("the error to be told", || {
         let log = node.agent_log();
         (log.contains("bad.yaml") && log.contains("restartPolcy") && log.contains("restartPolicy"))
