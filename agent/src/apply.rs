@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1 as api;
 use pintle_core::ids::{ContainerId, PodUid, SandboxId};
 use pintle_core::model::{Action, DesiredPod};
 use pintle_core::{qos, resources};
-use pintle_cri_api::v1;
+use pintle_cri_api::v1::{self, ContainerState};
 use tonic::{Code, Status};
 use tracing::info;
 
@@ -262,8 +262,22 @@ async fn stop_container(tools: &Tools, id: &ContainerId, grace: Duration, why: &
     info!(%id, grace = ?grace, why, "stopping the container");
     let seconds = grace.as_millis().div_ceil(1000);
     let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-    done_if_gone(tools.runtime.stop_container(id.as_str(), seconds).await)
-        .map_err(Failed::call("FailedKillPod"))
+    let failed = || Failed::call("FailedKillPod");
+    done_if_gone(tools.runtime.stop_container(id.as_str(), seconds).await).map_err(failed())?;
+    match tools.runtime.container_status(id.as_str()).await {
+        // Runtimes leave alone what was created and never started, or is in no known state: only its removal ends it.
+        Ok(status)
+            if matches!(
+                status.state(),
+                ContainerState::ContainerCreated | ContainerState::ContainerUnknown
+            ) =>
+        {
+            info!(%id, "removing the container, which was not running");
+            done_if_gone(tools.runtime.remove_container(id.as_str()).await).map_err(failed())
+        }
+        Ok(_) => Ok(()),
+        Err(status) => done_if_gone(Err(status)).map_err(failed()),
+    }
 }
 
 /// Removes all that can be removed and tells everything that could not.

@@ -38,6 +38,8 @@ pub(super) struct Worker {
     tasks: BTreeMap<ActionKey, u32>,
     pulled: BTreeMap<String, Pulled>,
     stopped: BTreeSet<SandboxId>,
+    /// Actions that succeeded and what the runtime had afterwards: the same again, with nothing changed, had no effect.
+    done: BTreeMap<ActionKey, (Action, Arc<RuntimeFacts>)>,
     ended: (mpsc::UnboundedSender<Ended>, mpsc::UnboundedReceiver<Ended>),
 }
 
@@ -58,6 +60,7 @@ impl Worker {
             tasks: BTreeMap::new(),
             pulled: BTreeMap::new(),
             stopped: BTreeSet::new(),
+            done: BTreeMap::new(),
             ended: mpsc::unbounded_channel(),
         }
     }
@@ -77,10 +80,18 @@ impl Worker {
                 return;
             }
             self.shared.statuses.publish(&self.uid, plan.status, (goal.clone(), observed));
-            for action in plan.actions {
+            self.done.retain(|_, (_, facts)| Arc::ptr_eq(facts, &seen));
+            let (again, fresh): (Vec<_>, Vec<_>) =
+                plan.actions.into_iter().partition(|action| self.had_no_effect(action, &seen));
+            for action in fresh {
                 self.begin(action, &goal, &seen, now);
             }
-            self.wait(&mut facts, plan.wake_at, now).await;
+            if again.is_empty() {
+                self.wait(&mut facts, plan.wake_at, now).await;
+            }
+            for action in again {
+                self.note_no_effect(&action);
+            }
         }
     }
 
@@ -101,14 +112,14 @@ impl Worker {
             Ok(()) = self.goals.changed() => "goal",
             Ok(()) = facts.changed() => "runtime facts",
             Some(ended) = self.ended.1.recv() => {
-                self.note(ended);
+                self.note(ended, &facts.borrow());
                 "action ended"
             }
             () = sleep => "time",
         };
         // What else ended by now is seen by the same look.
         while let Ok(ended) = self.ended.1.try_recv() {
-            self.note(ended);
+            self.note(ended, &facts.borrow());
         }
         debug!(woken_by, "the pod worker looks again");
     }
@@ -185,6 +196,23 @@ impl Worker {
         images
     }
 
+    /// Whether an action is planned again although it succeeded and changed nothing: without this guard a disagreement
+    /// between decision and runtime would spin.
+    fn had_no_effect(&self, action: &Action, seen: &Arc<RuntimeFacts>) -> bool {
+        let Some((done, facts)) = self.done.get(&action.key()) else { return false };
+        let same = match (done, action) {
+            (Action::StopContainer { .. }, Action::StopContainer { .. }) => true,
+            (done, action) => done == action,
+        };
+        same && Arc::ptr_eq(facts, seen) && !self.in_flight.contains_key(&action.key())
+    }
+
+    fn note_no_effect(&mut self, action: &Action) {
+        self.done.remove(&action.key());
+        let message = "it was done, but nothing has changed; doing it again".to_owned();
+        self.note_failure(action.key(), Failed { reason: "NoEffect", message });
+    }
+
     fn begin(&mut self, action: Action, goal: &Goal, seen: &Arc<RuntimeFacts>, now: Timestamp) {
         let key = action.key();
         self.in_flight.insert(key.clone(), UnderWay::beginning(&action, now));
@@ -211,7 +239,7 @@ impl Worker {
         );
     }
 
-    fn note(&mut self, Ended { action, result }: Ended) {
+    fn note(&mut self, Ended { action, result }: Ended, after: &Arc<RuntimeFacts>) {
         let key = action.key();
         let others = self.tasks.get(&key).copied().unwrap_or(1) - 1;
         if others > 0 {
@@ -223,6 +251,7 @@ impl Worker {
         match result {
             Ok(()) => {
                 self.failures.remove(&key);
+                self.done.insert(key, (action.clone(), Arc::clone(after)));
                 self.note_success(action);
             }
             Err(failed) => self.note_failure(key, failed),
