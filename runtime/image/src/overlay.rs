@@ -1,8 +1,9 @@
 //! Mounts overlays with any number of lower directories.
 //!
 //! In: lower directories (top first), upper, work and target directory. Out: a mount, or none. Uses the mount API with one
-//! `lowerdir+` call per layer (Linux 6.8); before that `mount(2)`, whose options must fit one page, with the layers named by
-//! descriptor number relative to `/proc/thread-self/fd` so that 127 of them do. It makes no directories.
+//! `lowerdir+` call per layer (Linux 6.8); before that `mount(2)`, whose options must fit one page: plain paths, which tell
+//! something in mountinfo, while they fit, else descriptor numbers relative to `/proc/thread-self/fd`, of which 127 fit. It
+//! makes no directories.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,9 @@ use crate::Error;
 
 /// `fsconfig` refuses strings of 256 bytes and more.
 const FSCONFIG_MAX: usize = 255;
+
+/// `mount(2)` takes one page of options, with the NUL at their end.
+const OPTIONS_MAX: usize = 4095;
 
 /// The parts of an overlay.
 #[derive(Debug)]
@@ -52,8 +56,25 @@ impl Overlay {
         rustix::mount::move_mount(mount.as_fd(), "", CWD, &self.target, flags)
     }
 
-    /// `mount(2)` from a thread of its own, because the working directory belongs to the whole process otherwise.
     fn mount_by_options(&self) -> Result<(), Error> {
+        match self.plain_options() {
+            Some(options) => self.mount_with(options).map_err(Error::io("mount overlay", &self.target)),
+            None => self.mount_by_numbers(),
+        }
+    }
+
+    /// The options with paths in them; nothing when they need escapes or more than a page.
+    fn plain_options(&self) -> Option<String> {
+        let plain =
+            |path: &PathBuf| path.to_str().filter(|text| !text.contains([',', ':', '\\'])).map(str::to_owned);
+        let lower = self.lower.iter().map(plain).collect::<Option<Vec<_>>>()?.join(":");
+        let options =
+            format!("lowerdir={lower},upperdir={},workdir={}", plain(&self.upper)?, plain(&self.work)?);
+        (options.len() <= OPTIONS_MAX).then_some(options)
+    }
+
+    /// From a thread of its own, because the working directory belongs to the whole process otherwise.
+    fn mount_by_numbers(&self) -> Result<(), Error> {
         let failed = Error::io("mount overlay", &self.target);
         let work = || -> Result<(), std::io::Error> {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
@@ -61,16 +82,19 @@ impl Overlay {
             rustix::process::chdir("/proc/thread-self/fd")?;
             let lower: Vec<_> = opened.lower.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
             let (upper, work) = (opened.upper.as_raw_fd(), opened.work.as_raw_fd());
-            let options = format!("lowerdir={},upperdir={upper},workdir={work}", lower.join(":"));
-            let options = std::ffi::CString::new(options)?;
-            rustix::mount::mount("overlay", &self.target, "overlay", MountFlags::empty(), &*options)?;
-            Ok(())
+            self.mount_with(format!("lowerdir={},upperdir={upper},workdir={work}", lower.join(":")))
         };
         let result = std::thread::scope(|scope| scope.spawn(work).join());
         match result {
             Ok(result) => result.map_err(failed),
             Err(_) => Err(failed(std::io::Error::other("the mounting thread panicked"))),
         }
+    }
+
+    fn mount_with(&self, options: String) -> Result<(), std::io::Error> {
+        let options = std::ffi::CString::new(options)?;
+        rustix::mount::mount("overlay", &self.target, "overlay", MountFlags::empty(), &*options)?;
+        Ok(())
     }
 
     fn open_all(&self) -> Result<Opened, Errno> {
@@ -148,23 +172,46 @@ mod tests {
         }
     }
 
-    fn check(mount: impl Fn(&Overlay), dir: &Path) {
-        let overlay = overlay(dir, 127);
+    fn check(mount: impl Fn(&Overlay), dir: &Path, layers: usize) {
+        let overlay = overlay(dir, layers);
         assert!(!is_mounted(&overlay.target).unwrap());
         mount(&overlay);
         let files = std::fs::read_dir(&overlay.target).unwrap().count();
         let mounted = is_mounted(&overlay.target).unwrap();
         unmount_all(&overlay.target).unwrap();
-        assert_eq!((files, mounted), (127, true));
+        assert_eq!((files, mounted), (layers, true));
         assert!(!is_mounted(&overlay.target).unwrap());
+    }
+
+    /// Whether the kernel knows `lowerdir+`.
+    fn is_linux_6_8() -> bool {
+        let release = rustix::system::uname().release().to_str().unwrap().to_owned();
+        let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap());
+        (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 8)
     }
 
     #[test]
     fn an_overlay_of_127_layers_mounts_by_both_interfaces() {
         let dir = tempfile::tempdir().unwrap();
-        check(|overlay| overlay.mount_by_descriptor().unwrap(), &dir.path().join("new, with : odd \\ name"));
-        check(|overlay| overlay.mount_by_options().unwrap(), &dir.path().join("old, with : odd \\ name"));
+        let odd = |name: &str| dir.path().join(format!("{name}, with : odd \\ name"));
+        if is_linux_6_8() {
+            check(|overlay| overlay.mount_by_descriptor().unwrap(), &odd("new"), 127);
+        } else {
+            let overlay = overlay(&odd("new"), 127);
+            assert_eq!(overlay.mount_by_descriptor(), Err(Errno::INVAL), "mount() must see that it cannot");
+        }
+        check(|overlay| overlay.mount_by_options().unwrap(), &odd("old"), 127);
         let deep = dir.path().join("d".repeat(200)).join("e".repeat(200));
-        check(|overlay| overlay.mount().unwrap(), &deep);
+        check(|overlay| overlay.mount().unwrap(), &deep, 127);
+    }
+
+    #[test]
+    fn the_old_interface_names_the_layers_while_they_fit() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = overlay(&dir.path().join("plain"), 20).plain_options().unwrap();
+        assert!(plain.contains(dir.path().join("plain/upper").to_str().unwrap()), "{plain}");
+        assert_eq!(overlay(&dir.path().join("many"), 127).plain_options(), None);
+        assert_eq!(overlay(&dir.path().join("odd:name"), 1).plain_options(), None);
+        check(|overlay| overlay.mount_by_options().unwrap(), &dir.path().join("plain"), 20);
     }
 }
