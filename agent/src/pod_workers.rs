@@ -143,7 +143,10 @@ impl PodWorkers {
 
     /// Tells every worker its goal and starts those that are missing.
     fn follow_goals(&mut self) {
-        for (uid, goal) in self.set.goals() {
+        let mut goals: Vec<(PodUid, Goal)> = self.set.goals().into_iter().collect();
+        // What was here before counts before anything new is let in.
+        goals.sort_by_key(|(uid, _)| !self.found.contains(uid));
+        for (uid, goal) in goals {
             if let Some(worker) = self.workers.get(&uid) {
                 worker.send_if_modified(|old| {
                     let changed = *old != goal;
