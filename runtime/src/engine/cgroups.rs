@@ -27,6 +27,8 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 struct Hierarchy {
     mount: PathBuf,
     unified: bool,
+    /// v1 without controllers (`name=systemd`): old programs want one beside v2.
+    named: bool,
     cpuset: bool,
 }
 
@@ -53,10 +55,10 @@ impl Cgroups {
         Ok(Self { hierarchies })
     }
 
-    /// Whether the node has the unified hierarchy only.
+    /// Whether the controllers are the unified hierarchy's.
     #[must_use]
     pub fn is_v2(&self) -> bool {
-        self.hierarchies.iter().all(|h| h.unified)
+        self.hierarchies.iter().all(|h| h.unified || h.named)
     }
 
     /// The directory of a group in the hierarchy that has a file of this name, if any has.
@@ -161,8 +163,9 @@ fn parse_mount(line: &str) -> Option<Hierarchy> {
     let mount = PathBuf::from(fields.next()?);
     let (kind, options) = (fields.next()?, fields.next()?);
     let unified = kind == "cgroup2";
+    let named = options.split(',').any(|option| option.starts_with("name="));
     let cpuset = options.split(',').any(|option| option == "cpuset");
-    (unified || kind == "cgroup").then_some(Hierarchy { mount, unified, cpuset })
+    (unified || kind == "cgroup").then_some(Hierarchy { mount, unified, named, cpuset })
 }
 
 fn make_dir(dir: &Path) -> Result<()> {
@@ -274,7 +277,10 @@ mod tests {
         let v2 = parse_mount("cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0").unwrap();
         assert!(v2.unified && !v2.cpuset);
         let v1 = parse_mount("cgroup /sys/fs/cgroup/cpuset cgroup rw,relatime,cpuset 0 0").unwrap();
-        assert!(v1.cpuset && !v1.unified);
+        assert!(v1.cpuset && !v1.unified && !v1.named);
+        let named = parse_mount("cgroup /sys/fs/cgroup/systemd cgroup rw,xattr,name=systemd 0 0").unwrap();
+        assert!(Cgroups { hierarchies: vec![v2.clone(), named.clone()] }.is_v2(), "only v2 has controllers");
+        assert!(!Cgroups { hierarchies: vec![v2, named, v1] }.is_v2());
         assert!(parse_mount("tmpfs /sys/fs/cgroup tmpfs rw 0 0").is_none());
     }
 
@@ -291,7 +297,10 @@ mod tests {
         let child = format!("{name}/a/b");
         cgroups.ensure(&child).unwrap();
         let mut sleeper = std::process::Command::new("sleep").arg("100").spawn().unwrap();
-        for dir in cgroups.dirs(&child) {
+        // On v2 a group that hands its controllers down takes no process itself.
+        let leaf = if cgroups.is_v2() { format!("{child}/leaf") } else { child.clone() };
+        for dir in cgroups.dirs(&leaf) {
+            fs::create_dir_all(&dir).unwrap();
             fs::write(dir.join("cgroup.procs"), sleeper.id().to_string()).unwrap();
         }
         assert!(cgroups.is_populated(&name));

@@ -14,8 +14,11 @@ use super::{
     records::{self, ContainerRecord, Record, SandboxPhase, SandboxRecord},
     sandbox_files,
     state::{Container, Phase, Sandbox, end_of},
-    watch::read_exit,
+    watch::{Reconnected, read_exit},
 };
+
+/// How often a supervisor that is there is asked before it is given up; every time takes up to ten seconds.
+const ADOPTION_TRIES: u32 = 3;
 
 /// Adopts what runs and removes what is left over.
 ///
@@ -107,14 +110,9 @@ async fn recover_sandbox(engine: &Arc<Engine>, sandbox: &Arc<Sandbox>) -> Result
         engine.forget_sandbox(&sandbox.id);
         return Ok(());
     }
-    if record.phase == SandboxPhase::Ready && of_this_boot {
-        match engine.connect(sandbox).await {
-            Ok((_, known)) => engine.apply_list(sandbox, &known),
-            Err(error) => {
-                tracing::warn!(sandbox = %sandbox.id, error = error.chain(), "no supervisor; killing the pod");
-                engine.kill_leftovers(sandbox).await?;
-            }
-        }
+    if record.phase == SandboxPhase::Ready && of_this_boot && !adopt(engine, sandbox).await {
+        tracing::warn!(sandbox = %sandbox.id, "no supervisor; killing the pod");
+        engine.kill_leftovers(sandbox).await?;
     }
     if sandbox.connection().is_none() {
         engine
@@ -128,6 +126,20 @@ async fn recover_sandbox(engine: &Arc<Engine>, sandbox: &Arc<Sandbox>) -> Result
         settle_container(engine, &container).await;
     }
     Ok(())
+}
+
+/// Connects to a sandbox's supervisor. One that lives but does not answer is given several chances, for the pod's sake.
+async fn adopt(engine: &Arc<Engine>, sandbox: &Arc<Sandbox>) -> bool {
+    for _ in 0..ADOPTION_TRIES {
+        match engine.reconnect(sandbox).await {
+            Reconnected::Yes => return true,
+            Reconnected::Dead => return false,
+            Reconnected::NotNow(error) => {
+                tracing::warn!(sandbox = %sandbox.id, %error, "a supervisor does not answer");
+            }
+        }
+    }
+    false
 }
 
 /// A supervisor of a half-made sandbox is told to end, where it listens already.

@@ -26,7 +26,7 @@ use super::{
     state::Sandbox,
     supervisor_client::{Connection, unexpected},
     view,
-    watch::SandboxListener,
+    watch::{self, SandboxListener},
 };
 use crate::spec::{dns, infra, namespaces, resources, validate};
 
@@ -138,8 +138,9 @@ impl Engine {
 
     async fn start_supervisor(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<Connection> {
         let cgroup = self.supervisor_cgroup(&sandbox.id);
-        launch::launch(&self.config.shim, &sandbox.id, &sandbox.dir, &cgroup).await?;
-        let (connection, _) = self.connect(sandbox).await?;
+        let launch = launch::launch(&self.config.shim, &sandbox.id, &sandbox.dir, &cgroup);
+        launch.instrument(info_span!("launch")).await?;
+        let (connection, _) = self.connect(sandbox).instrument(info_span!("connect")).await?;
         Ok(connection)
     }
 
@@ -154,6 +155,10 @@ impl Engine {
             .await
             .map_err(Error::supervisor("connecting to the supervisor"))?;
         sandbox.set_connection(Some(connection.clone()));
+        if connection.is_closed() {
+            // It ended before it was ours, and nobody has looked into it.
+            watch::spawn_look_into(Arc::downgrade(self), Arc::clone(sandbox));
+        }
         Ok((connection, known))
     }
 

@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -112,6 +112,8 @@ struct Shared {
     /// A SEQPACKET socket; tokio's datagram type only waits for it, the calls are our own.
     socket: UnixDatagram,
     next: AtomicU64,
+    /// Whether the supervisor has answered: the end of a connection that never worked is told to its opener alone.
+    greeted: AtomicBool,
     /// `None` when the connection is over.
     pending: Mutex<Option<HashMap<u64, Waiting>>>,
 }
@@ -128,15 +130,28 @@ impl Connection {
             if waits { Error::Busy } else { Error::Connect { path: path.to_owned(), source } }
         })?;
         let pending = Mutex::new(Some(HashMap::new()));
-        let shared = Arc::new(Shared { socket, next: AtomicU64::new(1), pending });
+        let shared =
+            Arc::new(Shared { socket, next: AtomicU64::new(1), greeted: AtomicBool::new(false), pending });
         tokio::spawn(read_packets(Arc::clone(&shared), listener));
         let mut connection = Self { shared, pid: 0 };
+        match connection.greet().await {
+            Ok(known) => {
+                connection.shared.greeted.store(true, Ordering::Release);
+                Ok((connection, known))
+            }
+            Err(error) => {
+                connection.close();
+                Err(error)
+            }
+        }
+    }
+
+    async fn greet(&mut self) -> Result<Vec<ContainerState>, Error> {
         let hello = Request::Hello { oldest: OLDEST_VERSION, newest: VERSION };
-        let answer = connection.request(hello, HELLO_LIMIT).await?;
+        let answer = self.request(hello, HELLO_LIMIT).await?;
         let Answer::Hello { pid, .. } = answer else { return Err(unexpected(&answer)) };
-        connection.pid = pid;
-        let known = connection.list_by(Request::Subscribe).await?;
-        Ok((connection, known))
+        self.pid = pid;
+        self.list_by(Request::Subscribe).await
     }
 
     /// Sends a request and waits for its answer, but not longer than `limit`.
@@ -266,7 +281,9 @@ async fn read_packets<L: Listener>(shared: Arc<Shared>, listener: L) {
     }
     // Dropping the senders tells everybody who waits that the connection is over.
     drop(lock(&shared.pending).take());
-    listener.closed();
+    if shared.greeted.load(Ordering::Acquire) {
+        listener.closed();
+    }
 }
 
 fn take_packet<L: Listener>(shared: &Shared, listener: &L, packet: &[u8]) {

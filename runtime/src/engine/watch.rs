@@ -53,7 +53,7 @@ impl Listener for SandboxListener {
     fn closed(&self) {
         let Some(engine) = self.engine.upgrade() else { return };
         if let Ok(sandbox) = engine.sandbox(&self.sandbox) {
-            tokio::spawn(async move { engine.on_closed(&sandbox).await });
+            spawn_look_into(Weak::clone(&self.engine), sandbox);
         }
     }
 }
@@ -109,33 +109,8 @@ impl Engine {
         }
     }
 
-    /// The connection has ended. If the engine did not end it, either the supervisor is dead or it had enough of us.
-    async fn on_closed(self: Arc<Self>, sandbox: &Arc<Sandbox>) {
-        let weak = Arc::downgrade(&self);
-        drop(self);
-        loop {
-            let Some(engine) = weak.upgrade() else { return };
-            if sandbox.connection().is_none_or(|connection| !connection.is_closed()) {
-                return;
-            }
-            match engine.reconnect(sandbox).await {
-                Reconnected::Yes => return,
-                Reconnected::Dead => {
-                    if let Err(error) = engine.supervisor_died(sandbox).await {
-                        tracing::error!(sandbox = %sandbox.id, error = error.chain(), "cleaning up after a dead supervisor");
-                    }
-                    return;
-                }
-                Reconnected::NotNow(error) => {
-                    tracing::warn!(sandbox = %sandbox.id, %error, "a supervisor does not answer");
-                }
-            }
-            drop(engine);
-            tokio::time::sleep(RECONNECT_EVERY).await;
-        }
-    }
-
-    async fn reconnect(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Reconnected {
+    /// Connects again and learns what happened meanwhile.
+    pub(crate) async fn reconnect(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Reconnected {
         match self.connect(sandbox).await {
             Ok((_, known)) => {
                 self.apply_list(sandbox, &known);
@@ -200,9 +175,42 @@ impl Engine {
     }
 }
 
-enum Reconnected {
+/// Starts a task that finds out why a connection has ended.
+pub(crate) fn spawn_look_into(engine: Weak<Engine>, sandbox: Arc<Sandbox>) {
+    tokio::spawn(look_into(engine, sandbox));
+}
+
+/// The connection has ended. If the engine did not end it, either the supervisor is dead or it had enough of us.
+async fn look_into(engine: Weak<Engine>, sandbox: Arc<Sandbox>) {
+    loop {
+        let Some(engine) = engine.upgrade() else { return };
+        if sandbox.connection().is_none_or(|connection| !connection.is_closed()) {
+            return;
+        }
+        match engine.reconnect(&sandbox).await {
+            Reconnected::Yes => return,
+            Reconnected::Dead => {
+                if let Err(error) = engine.supervisor_died(&sandbox).await {
+                    tracing::error!(sandbox = %sandbox.id, error = error.chain(), "cleaning up after a dead supervisor");
+                }
+                return;
+            }
+            Reconnected::NotNow(error) => {
+                tracing::warn!(sandbox = %sandbox.id, %error, "a supervisor does not answer");
+            }
+        }
+        drop(engine);
+        tokio::time::sleep(RECONNECT_EVERY).await;
+    }
+}
+
+/// What came of connecting to a supervisor again.
+pub(crate) enum Reconnected {
+    /// It answers.
     Yes,
+    /// Nobody listens at its socket.
     Dead,
+    /// It is there and does not answer, for this reason.
     NotNow(String),
 }
 

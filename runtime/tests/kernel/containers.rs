@@ -62,6 +62,7 @@ fn r02_limits_reach_the_cgroup_and_can_be_changed() {
         };
         assert!(["50000", "50000 100000"].contains(&read("cpu.cfs_quota_us", "cpu.max").as_str()));
         assert_eq!(read("memory.limit_in_bytes", "memory.max"), (64 << 20).to_string());
+        assert!(["512", "59"].contains(&read("cpu.shares", "cpu.weight").as_str()));
         node.engine().update_container_resources(&id, limits(20_000)).await.unwrap();
         assert!(["20000", "20000 100000"].contains(&read("cpu.cfs_quota_us", "cpu.max").as_str()));
         let stats = node.engine().container_stats(&id).await.unwrap();
