@@ -174,6 +174,11 @@ impl Node {
             .expect("pintle runs")
     }
 
+    /// A program to be run in the node's network namespace.
+    pub fn command(&self, program: &str) -> Command {
+        self.netns_command(Path::new(program))
+    }
+
     /// Runs a program in the node's network namespace; panics when it fails.
     pub fn in_netns(&self, program: &str, args: &[&str]) -> String {
         let output = self.netns_command(Path::new(program)).args(args).output().expect("the program runs");
