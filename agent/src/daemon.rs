@@ -1,15 +1,13 @@
-//! What both daemons have in common: logging, the socket, systemd's notification, the signals to stop at.
+//! What both daemons have in common: logging, systemd's notification, the signals to stop at.
 //!
-//! In: settings. Out: a log on stderr, a bound socket, a future that ends with the first SIGTERM or SIGINT.
+//! In: settings. Out: a log on stderr, a future that ends with the first SIGTERM or SIGINT.
 
 use std::ffi::OsStr;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -20,15 +18,6 @@ pub(crate) enum DaemonError {
     /// The log level makes no sense.
     #[error("log level {0:?}: {1}")]
     LogLevel(String, String),
-    /// The socket cannot be made.
-    #[error("listen on {}", path.display())]
-    Listen {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
     /// The signals cannot be waited for.
     #[error("wait for signals")]
     Signals(#[source] std::io::Error),
@@ -51,27 +40,11 @@ pub(crate) fn init_log(level: &str) -> Result<(), DaemonError> {
     Ok(())
 }
 
-/// Binds the socket for root alone. A socket that is left there belongs to nobody: the engine's lock says so.
-pub(crate) fn listen(path: &Path) -> Result<UnixListener, DaemonError> {
-    let failed = |source| DaemonError::Listen { path: path.to_owned(), source };
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).map_err(failed)?;
-    }
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
-        Ok(()) | Err(_) => {}
-    }
-    let old = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let bound = UnixListener::bind(path);
-    rustix::process::umask(old);
-    let listener = bound.map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    Ok(listener)
-}
-
 /// Removes the socket, so that clients are told at once that nobody serves.
 pub(crate) fn unlink(path: &Path) {
-    if let Err(e) = std::fs::remove_file(path) {
+    if let Err(e) = std::fs::remove_file(path)
+        && e.kind() != std::io::ErrorKind::NotFound
+    {
         warn!(socket = %path.display(), error = %e, "the socket is left behind");
     }
 }
@@ -103,24 +76,13 @@ pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>, DaemonError> {
             _ = interrupt.recv() => "SIGINT",
         };
         info!("stopping at {name}; pods go on running");
+        notify("STOPPING=1");
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn the_socket_is_roots_alone_and_replaces_one_that_was_left() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("run/p.sock");
-        for _ in 0..2 {
-            let _listener = listen(&path).expect("bound");
-            assert_eq!(path.metadata().expect("there").permissions().mode() & 0o777, 0o600);
-        }
-        unlink(&path);
-        assert!(!path.exists());
-    }
 
     #[test]
     fn systemd_is_told_at_a_path_and_at_an_abstract_name() {

@@ -1,10 +1,9 @@
-//! The agent's own service, `pintle.v1.Agent`, and the socket on which it is served beside CRI.
+//! The agent's own service, `pintle.v1.Agent`, served beside CRI on the same socket.
 //!
 //! In: questions about pods. Out: `v1.PodList` as JSON; why a pod is not Ready; what is wrong with the manifests. It answers
 //! from the status manager and decides nothing.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as api;
 use pintle_core::explain::explain;
@@ -16,9 +15,6 @@ use tonic::{Request, Response, Status};
 
 use crate::clock;
 use crate::status_manager::{Entry, StatusManager};
-
-/// How long open streams may take to end when the daemon stops.
-pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(2);
 
 /// The service.
 #[derive(Debug)]

@@ -37,12 +37,14 @@ struct Shared {
 }
 
 impl StatusManager {
-    /// Takes a pod's latest status.
-    pub(crate) fn publish(&self, uid: &PodUid, status: api::PodStatus, basis: (Goal, Observed)) {
-        let pod = match &basis.0 {
-            Goal::Run(pod) => Some(Arc::clone(pod)),
-            Goal::Terminate { pod, .. } => pod.clone(),
-        };
+    /// Takes a pod's latest status; `pod` may be one that is known from its record only.
+    pub(crate) fn publish(
+        &self,
+        uid: &PodUid,
+        pod: Option<Arc<DesiredPod>>,
+        status: api::PodStatus,
+        basis: (Goal, Observed),
+    ) {
         self.put(uid, Entry { pod, status, version: 0, basis: Some(basis) });
     }
 

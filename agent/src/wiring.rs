@@ -22,8 +22,7 @@ use pintle_core::restart_backoff::BackOff;
 use pintle_core::termination::DEFAULT_GRACE;
 use pintle_runtime::{Engine, EngineConfig};
 use tokio::sync::watch;
-use tokio_stream::wrappers::UnixListenerStream;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::apply::{Tools, chain};
 use crate::cgroups::Cgroups;
@@ -32,7 +31,7 @@ use crate::pleg::Pleg;
 use crate::pod_sources::{self, Merger};
 use crate::pod_workers::{PodWorkers, Shared};
 use crate::runtime::SharedRuntime;
-use crate::server::{AgentService, STOP_LIMIT};
+use crate::server::AgentService;
 use crate::status_manager::StatusManager;
 use crate::volumes::PodDirs;
 use crate::{checkpoint, daemon, node, pod_logs};
@@ -63,24 +62,15 @@ pub(crate) async fn run_agent(settings: Settings) -> anyhow::Result<()> {
     let service = AgentService { statuses, policy, node: settings.node_name.clone() };
     let workers = PodWorkers::new(shared.clone(), node::capacity(&facts, &settings), found);
 
-    let listener = daemon::listen(&settings.socket)?;
+    let listener = pintle_runtime::bind(&settings.socket)?;
     tokio::spawn(shared.pleg.clone().run(settings.audit_relist));
     tokio::spawn(merger.run(snapshots, wanted));
     tokio::spawn(workers.run(wanted_seen));
     tokio::spawn(pod_logs::run(Arc::clone(&shared.tools.runtime), settings.logs));
-    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = tonic::transport::Server::builder()
-        .add_service(pintle_cri_api::runtime_server(Arc::clone(&engine)))
-        .add_service(pintle_cri_api::image_server(Arc::clone(&engine)))
-        .add_service(pintle_cri_api::ext_images_server(Arc::clone(&engine)))
-        .add_service(pintle_cri_api::ext_agent_server(Arc::new(service)))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
-            // Either way it is time to stop.
-            stopped.await.unwrap_or(());
-        });
+    let routes = engine.routes().add_service(pintle_cri_api::ext_agent_server(Arc::new(service)));
     info!("pintle agent: serving on unix://{} node={}", settings.socket.display(), settings.node_name);
     daemon::notify("READY=1");
-    serve_until(serving, stop, stopping).await?;
+    engine.serve_routes(routes, listener, stop).await?;
     daemon::unlink(&settings.socket);
     Ok(())
 }
@@ -89,46 +79,12 @@ pub(crate) async fn run_agent(settings: Settings) -> anyhow::Result<()> {
 pub(crate) async fn run_runtime(settings: Settings) -> anyhow::Result<()> {
     let stop = daemon::stop_signal()?;
     let engine = open_engine(&settings).await?;
-    let listener = daemon::listen(&settings.socket)?;
-    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = tonic::transport::Server::builder()
-        .add_service(pintle_cri_api::runtime_server(Arc::clone(&engine)))
-        .add_service(pintle_cri_api::image_server(Arc::clone(&engine)))
-        .add_service(pintle_cri_api::ext_images_server(Arc::clone(&engine)))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
-            stopped.await.unwrap_or(());
-        });
+    let listener = pintle_runtime::bind(&settings.socket)?;
     info!("pintle runtime: serving on unix://{}", settings.socket.display());
     daemon::notify("READY=1");
-    serve_until(serving, stop, stopping).await?;
+    engine.serve(listener, stop).await?;
     daemon::unlink(&settings.socket);
     Ok(())
-}
-
-/// Serves until told to stop, and then as long as open calls take to end, within a limit: watchers never end.
-async fn serve_until(
-    serving: impl Future<Output = Result<(), tonic::transport::Error>>,
-    stop: impl Future<Output = ()>,
-    stopping: tokio::sync::oneshot::Sender<()>,
-) -> anyhow::Result<()> {
-    tokio::pin!(serving);
-    tokio::select! {
-        // Not resumed after the other arm: the server's error ends the daemon.
-        served = &mut serving => return served.context("serve"),
-        // Cancel-safe: it only waits.
-        () = stop => {}
-    }
-    daemon::notify("STOPPING=1");
-    if stopping.send(()).is_err() {
-        warn!("the server has ended before it was told to");
-    }
-    match tokio::time::timeout(STOP_LIMIT, serving).await {
-        Ok(served) => served.context("serve"),
-        Err(_) => {
-            info!("open calls are cut off");
-            Ok(())
-        }
-    }
 }
 
 async fn open_engine(settings: &Settings) -> anyhow::Result<Arc<Engine>> {

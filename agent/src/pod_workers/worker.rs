@@ -69,6 +69,7 @@ impl Worker {
     pub(super) async fn run(mut self) {
         let mut facts = self.shared.pleg.watch(&self.uid).await;
         let mut recorded = None;
+        let recorded_pod = checkpoint::load_pod(&self.shared.tools.dirs, &self.uid).map(Arc::new);
         loop {
             let goal = self.goals.borrow_and_update().clone();
             let seen = Arc::clone(&facts.borrow_and_update());
@@ -79,7 +80,8 @@ impl Worker {
             if plan.finished {
                 return;
             }
-            self.shared.statuses.publish(&self.uid, plan.status, (goal.clone(), observed));
+            let pod = wanted(&goal).cloned().or_else(|| recorded_pod.clone());
+            self.shared.statuses.publish(&self.uid, pod, plan.status, (goal.clone(), observed));
             self.done.retain(|_, (_, facts)| Arc::ptr_eq(facts, &seen));
             let (again, fresh): (Vec<_>, Vec<_>) =
                 plan.actions.into_iter().partition(|action| self.had_no_effect(action, &seen));
@@ -136,10 +138,6 @@ impl Worker {
     }
 
     async fn snapshot(&self, goal: &Goal, seen: &RuntimeFacts) -> Observed {
-        let pod = match goal {
-            Goal::Run(pod) => Some(pod),
-            Goal::Terminate { pod, .. } => pod.as_ref(),
-        };
         let images = match goal {
             Goal::Run(pod) => self.images(pod).await,
             Goal::Terminate { .. } => BTreeMap::new(),
@@ -152,7 +150,7 @@ impl Worker {
             sandboxes: sandboxes.collect(),
             containers: seen.containers.clone(),
             images,
-            node: self.node_resources(pod),
+            node: self.node_resources(wanted(goal)),
             pulled: self.pulled.clone(),
             failures: self.failures.clone(),
             in_flight: self.in_flight.clone(),
@@ -217,11 +215,7 @@ impl Worker {
         let key = action.key();
         self.in_flight.insert(key.clone(), UnderWay::beginning(&action, now));
         *self.tasks.entry(key).or_default() += 1;
-        let pod = match goal {
-            Goal::Run(pod) => Some(Arc::clone(pod)),
-            Goal::Terminate { pod, .. } => pod.clone(),
-        };
-        let target = Target { uid: self.uid.clone(), pod, facts: Arc::clone(seen) };
+        let target = Target { uid: self.uid.clone(), pod: wanted(goal).cloned(), facts: Arc::clone(seen) };
         let (shared, ended) = (self.shared.clone(), self.ended.0.clone());
         tokio::spawn(
             async move {
@@ -285,5 +279,12 @@ impl Worker {
         let failure =
             Failure { reason: failed.reason.to_owned(), message: failed.message, count, at: clock::now() };
         self.failures.insert(key, failure);
+    }
+}
+
+fn wanted(goal: &Goal) -> Option<&Arc<DesiredPod>> {
+    match goal {
+        Goal::Run(pod) => Some(pod),
+        Goal::Terminate { pod, .. } => pod.as_ref(),
     }
 }
