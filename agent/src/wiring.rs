@@ -13,6 +13,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use pintle_core::manifest::NodeInfo;
@@ -35,6 +36,10 @@ use crate::server::AgentService;
 use crate::status_manager::StatusManager;
 use crate::volumes::PodDirs;
 use crate::{checkpoint, daemon, node, pod_logs};
+
+/// How long the lock of the state directory may be held by what is left of the last agent.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// Runs the agent until SIGTERM or SIGINT. Pods are left running.
 pub(crate) async fn run_agent(settings: Settings) -> anyhow::Result<()> {
@@ -97,7 +102,20 @@ async fn open_engine(settings: &Settings) -> anyhow::Result<Arc<Engine>> {
         cgroup_root: Some(settings.cgroup_root.clone()),
     };
     let (root, state) = (settings.root.display(), settings.state.display());
-    Engine::open(config).await.with_context(|| format!("open the engine of root {root} and state {state}"))
+    open_when_free(config).await.with_context(|| format!("open the engine of root {root} and state {state}"))
+}
+
+/// A child that an agent was just making when it was killed holds its lock for a moment longer.
+async fn open_when_free(config: EngineConfig) -> Result<Arc<Engine>, pintle_runtime::Error> {
+    let deadline = tokio::time::Instant::now() + LOCK_WAIT;
+    loop {
+        match Engine::open(config.clone()).await {
+            Err(pintle_runtime::Error::Locked(_)) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(LOCK_RETRY).await;
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// What earlier agents left: what the runtime has, and what only directories or cgroups tell of.
