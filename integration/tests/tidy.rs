@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Which of our crates each crate may use (architecture: arrows run downwards only). Dev-dependencies count too.
+/// Which of our crates each crate may use (architecture: arrows run downwards only). Dev-dependencies count too: the
+/// supervisor has the pause program for its tests only.
 const ALLOWED: &[(&str, &[&str])] = &[
     (
         "pintle",
@@ -44,7 +45,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "pintle-runtime",
         &["pintle-cni", "pintle-cri-api", "pintle-image", "pintle-pause", "pintle-shim-protocol"],
     ),
-    ("pintle-shim", &["pintle-shim-protocol"]),
+    ("pintle-shim", &["pintle-pause", "pintle-shim-protocol"]),
     ("pintle-shim-protocol", &[]),
 ];
 
@@ -138,6 +139,27 @@ fn unsafe_code_lives_in_its_folders() {
         .filter(|path| !path.ends_with("tidy.rs"))
         .collect();
     assert!(wrong.is_empty(), "unsafe outside {homes:?}: {wrong:#?}");
+}
+
+#[test]
+fn every_test_that_the_specification_names_exists() {
+    let text = std::fs::read_to_string(root().join("SPECIFICATION.md")).expect("SPECIFICATION.md is there");
+    let sources = sources();
+    let named = |name: &str| sources.iter().any(|(_, source)| source.contains(&format!("fn {name}(")));
+    let mut wrong = Vec::new();
+    let mut checked = 0;
+    for word in text.split('`').skip(1).step_by(2).filter(|word| word.contains('_') || word.contains('/')) {
+        let path = word.contains('/');
+        if path && !word.starts_with('/') && !root().join(word).exists() {
+            wrong.push(format!("no file {word}"));
+        }
+        if !path && word != "wake_at" && !named(word) {
+            wrong.push(format!("no test {word}"));
+        }
+        checked += 1;
+    }
+    assert!(wrong.is_empty(), "SPECIFICATION.md names what is not there: {wrong:#?}");
+    assert!(checked > 50, "only {checked} names were found");
 }
 
 fn root() -> PathBuf {

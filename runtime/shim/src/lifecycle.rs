@@ -1,8 +1,7 @@
 //! A container's way from Create to Remove.
 //!
-//! In: requests, reports of forked processes, ends of processes, time. Out: forked helpers, answers, exit records, events.
-//! Every step that can hang has a deadline; what it leaves behind is killed by cgroup and reaped.
-
+//! In: requests, reports of forked processes, ends, time. Out: forked helpers, answers, exit records, events. Every step
+//! that can hang has a deadline; what it leaves behind is killed by cgroup and reaped.
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
