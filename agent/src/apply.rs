@@ -52,6 +52,8 @@ pub(crate) struct Target {
     pub(crate) uid: PodUid,
     /// The pod, unless it is one that this agent found without a manifest.
     pub(crate) pod: Option<Arc<DesiredPod>>,
+    /// Whether it is going away altogether, and not only over: then its record, messages and logs go too.
+    pub(crate) leaves: bool,
     /// What the runtime had of it when the action was planned.
     pub(crate) facts: Arc<RuntimeFacts>,
 }
@@ -280,16 +282,22 @@ async fn stop_container(tools: &Tools, id: &ContainerId, grace: Duration, why: &
     }
 }
 
-/// Removes all that can be removed and tells everything that could not.
+/// Removes all that can be removed and tells everything that could not. A pod that is over keeps what tells of it.
 async fn clean_up(tools: &Tools, target: &Target) -> Result<(), Failed> {
-    let (tools, uid) = (tools.clone(), target.uid.clone());
-    info!("unmounting the pod's volumes, removing its directory, cgroup and logs");
+    let (tools, uid, leaves) = (tools.clone(), target.uid.clone(), target.leaves);
+    info!(
+        "unmounting the pod's volumes, removing its cgroup{}",
+        if leaves { ", directory and logs" } else { "" }
+    );
     blocking(move || {
         let mut failures: Vec<String> = Vec::new();
         failures.extend(tools.cgroups.remove_pod(&uid).err().map(|e| chain(&e)));
-        failures.extend(pod_logs::remove(&tools.node.pod_logs, &uid).err().map(|e| chain(&e)));
+        failures.extend(volumes::give_back(&tools.dirs, &uid).err().map(|e| chain(&e)));
+        if leaves {
+            failures.extend(pod_logs::remove(&tools.node.pod_logs, &uid).err().map(|e| chain(&e)));
+        }
         // The directory last: while it is there, a next agent knows that something is left.
-        if failures.is_empty() {
+        if leaves && failures.is_empty() {
             failures.extend(volumes::tear_down(&tools.dirs, &uid).err().map(|e| chain(&e)));
         }
         if failures.is_empty() { Ok(()) } else { Err(Failed::new("FailedCleanUp", failures.join("; "))) }

@@ -150,23 +150,24 @@ impl Worker {
             sandboxes: sandboxes.collect(),
             containers: seen.containers.clone(),
             images,
-            node: self.node_resources(wanted(goal)),
+            node: self.node_resources(goal),
             pulled: self.pulled.clone(),
             failures: self.failures.clone(),
             in_flight: self.in_flight.clone(),
         }
     }
 
-    fn node_resources(&self, pod: Option<&Arc<DesiredPod>>) -> NodeResources {
+    fn node_resources(&self, goal: &Goal) -> NodeResources {
         let tools = &self.shared.tools;
         let dir = tools.dirs.pod(&self.uid);
         let meta = std::fs::symlink_metadata(&dir).ok();
         let since = meta.as_ref().and_then(|meta| meta.created().or_else(|_| meta.modified()).ok());
         NodeResources {
             cgroup: tools.cgroups.pod_exists(&self.uid),
-            volumes_ready: pod
+            volumes_ready: wanted(goal)
                 .is_some_and(|pod| volumes::paths_if_ready(&tools.dirs, &pod.pod, &self.uid).is_some()),
-            directory: meta.is_some(),
+            // What a pod that is over keeps for its status is nothing that is left to be given back.
+            directory: if leaves(goal) { meta.is_some() } else { tools.dirs.volumes(&self.uid).is_dir() },
             since: since.map(clock::timestamp),
         }
     }
@@ -215,7 +216,12 @@ impl Worker {
         let key = action.key();
         self.in_flight.insert(key.clone(), UnderWay::beginning(&action, now));
         *self.tasks.entry(key).or_default() += 1;
-        let target = Target { uid: self.uid.clone(), pod: wanted(goal).cloned(), facts: Arc::clone(seen) };
+        let target = Target {
+            uid: self.uid.clone(),
+            pod: wanted(goal).cloned(),
+            leaves: leaves(goal),
+            facts: Arc::clone(seen),
+        };
         let (shared, ended) = (self.shared.clone(), self.ended.0.clone());
         tokio::spawn(
             async move {
@@ -287,4 +293,8 @@ fn wanted(goal: &Goal) -> Option<&Arc<DesiredPod>> {
         Goal::Run(pod) => Some(pod),
         Goal::Terminate { pod, .. } => pod.as_ref(),
     }
+}
+
+fn leaves(goal: &Goal) -> bool {
+    matches!(goal, Goal::Terminate { .. })
 }

@@ -108,6 +108,11 @@ impl PodDirs {
         self.pod(uid).join("containers").join(container)
     }
 
+    /// The directory of its volumes.
+    pub(crate) fn volumes(&self, uid: &PodUid) -> PathBuf {
+        self.pod(uid).join("volumes")
+    }
+
     /// The file that is mounted as an incarnation's termination message.
     pub(crate) fn message(&self, uid: &PodUid, container: &str, attempt: u32) -> PathBuf {
         self.container(uid, container).join(attempt.to_string())
@@ -119,7 +124,7 @@ impl PodDirs {
     }
 
     fn volume(&self, uid: &PodUid, plugin: &str, name: &str) -> PathBuf {
-        self.pod(uid).join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
+        self.volumes(uid).join(format!("kubernetes.io~{plugin}")).join(name)
     }
 
     /// The pods that something is left of.
@@ -136,7 +141,7 @@ pub(crate) fn ensure(
     uid: &PodUid,
 ) -> Result<BTreeMap<String, PathBuf>, VolumeError> {
     check_name(uid.as_str())?;
-    make_dir(&dirs.pod(uid).join("volumes"))?;
+    make_dir(&dirs.volumes(uid))?;
     make_dir(&dirs.pod(uid).join("containers"))?;
     let spec = pod.spec.as_ref();
     let mut paths = BTreeMap::new();
@@ -162,7 +167,7 @@ pub(crate) fn paths_if_ready(
     pod: &api::Pod,
     uid: &PodUid,
 ) -> Option<BTreeMap<String, PathBuf>> {
-    if !dirs.pod(uid).join("containers").is_dir() {
+    if !dirs.volumes(uid).is_dir() || !dirs.pod(uid).join("containers").is_dir() {
         return None;
     }
     let mut paths = BTreeMap::new();
@@ -181,6 +186,13 @@ pub(crate) fn paths_if_ready(
         paths.insert(volume.name.clone(), path);
     }
     Some(paths)
+}
+
+/// Unmounts and removes the volumes of a pod that is over; its record and its containers' messages stay.
+pub(crate) fn give_back(dirs: &PodDirs, uid: &PodUid) -> Result<(), VolumeError> {
+    check_name(uid.as_str())?;
+    remove_dir(&dirs.pod(uid).join("volume-subpaths"))?;
+    remove_dir(&dirs.volumes(uid))
 }
 
 /// Unmounts whatever is mounted below the pod's directory and removes it. Never follows a link, never crosses into a

@@ -86,7 +86,7 @@ fn a_grace_period_does_not_begin_anew_when_the_agent_restarts() {
 
 #[test]
 fn a_container_says_why_it_ended() {
-    let node = Node::start("");
+    let mut node = Node::start("");
     node.manifest(
         "own.yaml",
         &pod("own", "  restartPolicy: Never", "echo mine > /dev/termination-log; exit 3"),
@@ -98,6 +98,13 @@ fn a_container_says_why_it_ended() {
     let logs = node.wait_pod("logs", |pod| pod["status"]["phase"] == "Failed");
     assert_eq!((&terminated(&own)["exitCode"], &terminated(&own)["message"]), (&3.into(), &"mine\n".into()));
     assert_eq!(terminated(&logs)["message"], "first\nlast\n");
+    // What tells of a pod that is over outlives its volumes and cgroup, and the agent.
+    node.wait_log("unmounting the pod's volumes");
+    node.kill();
+    node.spawn();
+    let own = node.wait_pod("own", |pod| pod["status"]["phase"] == "Failed");
+    assert_eq!(terminated(&own)["message"], "mine\n");
+    assert_eq!(node.pintle(&["logs", "logs-n1"]), "first\nlast\n");
     node.finish();
 }
 
