@@ -231,6 +231,11 @@ impl Node {
 
     /// The newest incarnation of a pod's container.
     pub fn container(&self, pod: &str, container: &str) -> Container {
+        wait_until(&format!("container {container} of {pod}"), || self.try_container(pod, container))
+    }
+
+    /// The newest incarnation of a pod's container; nothing if there is none or it goes while being looked at.
+    fn try_container(&self, pod: &str, container: &str) -> Option<Container> {
         let full = format!("{pod}-{NODE}");
         let list: Value = serde_json::from_str(&self.pintle(&["ps", "-a", "-o", "json"])).expect("JSON");
         let newest = list["containers"]
@@ -241,16 +246,15 @@ impl Node {
                 row["metadata"]["name"] == container
                     && row["labels"]["io.kubernetes.pod.name"] == full.as_str()
             })
-            .max_by_key(|row| row["createdAt"].as_str().map_or(0, |text| text.parse::<i64>().unwrap_or(0)))
-            .unwrap_or_else(|| panic!("no container {container} of {pod}: {list:#?}"));
+            .max_by_key(|row| row["createdAt"].as_str().map_or(0, |text| text.parse::<i64>().unwrap_or(0)))?;
         let id = newest["id"].as_str().expect("an id").to_owned();
-        let inspect: Value = serde_json::from_str(&self.pintle(&["inspect", &id])).expect("JSON");
-        Container {
+        let inspect: Value = serde_json::from_slice(&self.try_pintle(&["inspect", &id]).stdout).ok()?;
+        Some(Container {
             pid: inspect["info"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0),
             attempt: newest["metadata"]["attempt"].as_u64().unwrap_or(0),
             id,
             inspect,
-        }
+        })
     }
 
     /// The ready sandbox of a pod: its infra process and all that `inspectp` says.

@@ -61,9 +61,19 @@ fn r02_cpu_and_memory_limits_stand_in_the_cgroup() {
         Mode::V2 => {
             assert_eq!(read_cgroup_file(pid, "cpu", "", "cpu.max"), "50000 100000");
             assert_eq!(read_cgroup_file(pid, "cpu", "", "cpu.weight"), "35");
+            assert_eq!(read_cgroup_file(pid, "memory", "", "memory.oom.group"), "1");
+            inside_its_own_cgroup(&node);
         }
     }
     node.finish();
+}
+
+/// On v2 a container is shown its own group as the root of a file system that it can only read.
+fn inside_its_own_cgroup(node: &Node) {
+    assert_eq!(node.exec("a", "app", &["cat", "/proc/1/cgroup"]), "0::/");
+    assert_eq!(node.exec("a", "app", &["cat", "/sys/fs/cgroup/memory.max"]), (64 << 20).to_string());
+    let raise = ["sh", "-c", "echo max > /sys/fs/cgroup/memory.max"];
+    assert!(!node.try_exec("a", "app", &raise).status.success());
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pintle_integration::{Node, condition, container_status, time_out, wait_until};
@@ -90,15 +91,33 @@ fn the_agent_killed_at_random_moments_disturbs_and_loses_nothing() {
     }
     assert_eq!(running(&node), before);
 
-    let lines = node.logs("counter", "app");
     let mut expected = 0_u64;
-    for line in lines.lines() {
-        assert_eq!(line.parse::<u64>().expect("a number"), expected, "a gap in the log");
+    for line in whole_log(&node, "counter").lines() {
+        let text = line.splitn(4, ' ').nth(3).expect("a CRI log line");
+        assert_eq!(text.parse::<u64>().expect("a number"), expected, "a gap in the log");
         expected += 1;
     }
     println!("{expected} lines without a gap");
     assert!(expected > 1000, "the counter hardly counted: {expected}");
     node.finish();
+}
+
+/// Every line that the pod's container has logged, from its rotated files too.
+fn whole_log(node: &Node, pod: &str) -> String {
+    let inspect = node.container(pod, "app").inspect;
+    let newest = Path::new(inspect["status"]["logPath"].as_str().expect("a log path")).to_owned();
+    let name = newest.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
+    let mut rotated: Vec<PathBuf> = fs::read_dir(newest.parent().expect("a directory"))
+        .expect("the log directory")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| {
+            *path != newest && path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&name))
+        })
+        .collect();
+    // Their suffix is the time of the rotation.
+    rotated.sort();
+    rotated.push(newest);
+    rotated.iter().map(|path| fs::read_to_string(path).expect("a log can be read")).collect()
 }
 
 #[test]
