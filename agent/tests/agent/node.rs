@@ -156,9 +156,7 @@ impl Node {
     }
 
     pub(crate) fn wait<T>(&self, what: &str, mut ready: impl FnMut(&Self) -> Option<T>) -> T {
-        let scale =
-            std::env::var("PINTLE_TEST_TIMEOUT_SCALE").ok().and_then(|text| text.parse().ok()).unwrap_or(1.0);
-        let deadline = Instant::now() + Duration::from_secs_f64(40.0 * scale);
+        let deadline = Instant::now() + Duration::from_secs_f64(40.0 * scale());
         loop {
             if let Some(found) = ready(self) {
                 return found;
@@ -291,6 +289,11 @@ pub(crate) fn terminated(pod: &Value) -> &Value {
     &pod["status"]["containerStatuses"][0]["state"]["terminated"]
 }
 
+/// How much slower this machine is than a usual one.
+pub(crate) fn scale() -> f64 {
+    std::env::var("PINTLE_TEST_TIMEOUT_SCALE").ok().and_then(|text| text.parse().ok()).unwrap_or(1.0)
+}
+
 fn shim() -> PathBuf {
     let shim = Path::new(PINTLE).with_file_name("pintle-shim");
     assert!(shim.exists(), "{} is not built: `cargo build -p pintle-shim` first", shim.display());
@@ -301,6 +304,10 @@ fn shim() -> PathBuf {
 fn image() -> &'static Path {
     static IMAGE: OnceLock<PathBuf> = OnceLock::new();
     IMAGE.get_or_init(|| {
+        let made = Path::new(PINTLE).ancestors().nth(2).unwrap().join("tmp/demo-image.tar");
+        if made.exists() {
+            return made;
+        }
         let target =
             Path::new(PINTLE).parent().unwrap().join(format!("agent-demo-{}.tar", std::process::id()));
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../integration/make-demo-image");
