@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1 as api;
 use pintle_cri_api::v1;
+use pintle_runtime::resolve::open_below;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
@@ -113,13 +114,13 @@ fn open_inside(volume: &Path, sub_path: &str) -> Result<OwnedFd, Errno> {
     let path = OFlags::PATH | OFlags::CLOEXEC;
     let root = rustix::fs::open(volume, path | OFlags::DIRECTORY, Mode::empty())?;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    match rustix::fs::openat2(&root, sub_path, path, Mode::empty(), resolve) {
+    match open_below(&root, sub_path, path, resolve) {
         Err(Errno::NOENT) => {}
         opened => return opened,
     }
     let mut so_far = String::new();
     for part in sub_path.split('/').filter(|part| !part.is_empty() && *part != ".") {
-        let parent = rustix::fs::openat2(&root, format!("./{so_far}"), path, Mode::empty(), resolve)?;
+        let parent = open_below(&root, format!("./{so_far}").as_str(), path, resolve)?;
         match rustix::fs::mkdirat(&parent, part, Mode::from_raw_mode(0o750)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(e),
@@ -127,7 +128,7 @@ fn open_inside(volume: &Path, sub_path: &str) -> Result<OwnedFd, Errno> {
         so_far.push_str(part);
         so_far.push('/');
     }
-    rustix::fs::openat2(&root, sub_path, path, Mode::empty(), resolve)
+    open_below(&root, sub_path, path, resolve)
 }
 
 /// A place for the mount, with what an earlier incarnation mounted there taken away.

@@ -12,6 +12,7 @@
 
 pub mod cri;
 pub mod engine;
+pub mod resolve;
 pub mod spec;
 
 pub use engine::{

@@ -7,6 +7,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use pintle_runtime::resolve::open_below;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
@@ -134,7 +135,7 @@ fn entries(dir: BorrowedFd<'_>) -> Result<Vec<(CString, bool)>, Errno> {
 fn open_dir(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
-    rustix::fs::openat2(parent, name, flags, Mode::empty(), resolve)
+    open_below(parent, name, flags, resolve)
 }
 
 fn ignore_missing(result: Result<(), Errno>) -> Result<(), Errno> {

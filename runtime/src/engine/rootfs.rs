@@ -17,6 +17,7 @@ use rustix::{
 };
 
 use super::error::{Error, Result};
+use crate::resolve::open_below;
 
 /// The most components a path may have.
 const MAX_DEPTH: usize = 255;
@@ -112,8 +113,7 @@ fn open_root(root: &Path) -> Result<OwnedFd> {
 }
 
 fn open_in(root: &OwnedFd, path: &str, flags: OFlags) -> std::result::Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+    open_below(root, path, flags, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
 }
 
 #[cfg(test)]
