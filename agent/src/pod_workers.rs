@@ -49,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) policy: Arc<Policy>,
     /// Where statuses go.
     pub(crate) statuses: StatusManager,
+    /// Changes when an image arrives, whoever brought it: pods may wait for it.
+    pub(crate) images_arrived: watch::Receiver<u64>,
 }
 
 /// The owner of the workers.

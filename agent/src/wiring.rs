@@ -63,7 +63,13 @@ pub(crate) async fn run_agent(settings: Settings) -> anyhow::Result<()> {
     let (wanted, wanted_seen) = watch::channel(first);
     let policy = Arc::new(policy(&settings, facts.ips.clone()));
     let statuses = StatusManager::default();
-    let shared = Shared { tools, pleg, policy: Arc::clone(&policy), statuses: statuses.clone() };
+    let shared = Shared {
+        tools,
+        pleg,
+        policy: Arc::clone(&policy),
+        statuses: statuses.clone(),
+        images_arrived: engine.images_arrived(),
+    };
     let service = AgentService { statuses, policy, node: settings.node_name.clone() };
     let workers = PodWorkers::new(shared.clone(), node::capacity(&facts, &settings), found);
 

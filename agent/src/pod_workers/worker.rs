@@ -3,7 +3,7 @@
 //! In: the pod's goal, the runtime's facts of it, the ends of its own actions, time. Out: actions begun, status published.
 //!
 //! ```text
-//!  loop { snapshot ─► decide ─► publish status ─► begin actions ─► wait: goal | facts | action ended | wake_at }
+//!  loop { snapshot ─► decide ─► publish status ─► begin actions ─► wait: goal | facts | image | action ended | wake_at }
 //! ```
 //!
 //! Every action runs in a task of its own. Its end reaches this loop only after the pod was read again, so that what it did
@@ -38,6 +38,8 @@ pub(super) struct Worker {
     tasks: BTreeMap<ActionKey, u32>,
     pulled: BTreeMap<String, Pulled>,
     stopped: BTreeSet<SandboxId>,
+    /// An image was not on the node at the last look, so that the arrival of one is worth another.
+    lacks_image: bool,
     /// Actions that succeeded and what the runtime had afterwards: the same again, with nothing changed, had no effect.
     done: BTreeMap<ActionKey, (Action, Arc<RuntimeFacts>)>,
     ended: (mpsc::UnboundedSender<Ended>, mpsc::UnboundedReceiver<Ended>),
@@ -60,6 +62,7 @@ impl Worker {
             tasks: BTreeMap::new(),
             pulled: BTreeMap::new(),
             stopped: BTreeSet::new(),
+            lacks_image: false,
             done: BTreeMap::new(),
             ended: mpsc::unbounded_channel(),
         }
@@ -73,6 +76,7 @@ impl Worker {
         loop {
             let goal = self.goals.borrow_and_update().clone();
             let seen = Arc::clone(&facts.borrow_and_update());
+            self.shared.images_arrived.mark_unchanged();
             self.record_deadline(&goal, &mut recorded);
             let observed = self.snapshot(&goal, &seen).await;
             let now = clock::now();
@@ -80,6 +84,7 @@ impl Worker {
             if plan.finished {
                 return;
             }
+            self.lacks_image = observed.images.values().any(|image| *image == ImageState::Absent);
             let pod = wanted(&goal).cloned().or_else(|| recorded_pod.clone());
             self.shared.statuses.publish(&self.uid, pod, plan.status, (goal.clone(), observed));
             self.done.retain(|_, (_, facts)| Arc::ptr_eq(facts, &seen));
@@ -113,6 +118,7 @@ impl Worker {
             // Cancel-safe, all of them: values and messages that were not returned stay in their channels.
             Ok(()) = self.goals.changed() => "goal",
             Ok(()) = facts.changed() => "runtime facts",
+            Ok(()) = self.shared.images_arrived.changed(), if self.lacks_image => "an image arrived",
             Some(ended) = self.ended.1.recv() => {
                 self.note(ended, &facts.borrow());
                 "action ended"

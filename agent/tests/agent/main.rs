@@ -150,6 +150,20 @@ fn explain_names_the_first_cause() {
 }
 
 #[test]
+fn an_image_that_is_imported_starts_the_pods_that_wait_for_it() {
+    let node = Node::start("");
+    // The policies that nothing but an arrival helps: no time is set for another look.
+    let waiting = pod("a", "", "exec sleep infinity").replace("pintle-demo:1", "later:1");
+    node.manifest("a.yaml", &(waiting + "    imagePullPolicy: Never\n"));
+    node.wait("the pod to wait for its image", |node| {
+        node.pintle(&["explain", "pod/a"]).contains("imagePullPolicy is Never").then_some(())
+    });
+    node.pintle(&["import", "--tag", "localhost/later:1", &node::image().to_string_lossy()]);
+    node.wait_ready("a");
+    node.finish();
+}
+
+#[test]
 fn logs_are_rotated_and_none_of_their_lines_is_lost() {
     let node = Node::start("containerLogMaxSize: 16Ki\ncontainerLogMonitorInterval: 200ms\n");
     node.manifest(

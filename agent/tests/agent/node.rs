@@ -301,7 +301,7 @@ fn shim() -> PathBuf {
 }
 
 /// The demo image's archive, made once.
-fn image() -> &'static Path {
+pub(crate) fn image() -> &'static Path {
     static IMAGE: OnceLock<PathBuf> = OnceLock::new();
     IMAGE.get_or_init(|| {
         let made = Path::new(PINTLE).ancestors().nth(2).unwrap().join("tmp/demo-image.tar");

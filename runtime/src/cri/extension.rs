@@ -21,10 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Reply, to_status};
-use crate::{
-    Engine, Error,
-    engine::{blocking, images},
-};
+use crate::{Engine, engine::images};
 
 /// How many messages to, or chunks from, a caller wait at most.
 const QUEUE: usize = 64;
@@ -39,11 +36,12 @@ impl Images for Engine {
     async fn import(&self, request: Request<Streaming<ext::Chunk>>) -> Reply<Self::ImportStream> {
         let mut chunks = request.into_inner();
         let first = chunks.message().await?.unwrap_or_default();
+        let engine = self.arc().map_err(|error| to_status(&error))?;
         let options = first.options.unwrap_or_default();
         let (feed, archive) = mpsc::channel(QUEUE);
         let (events, stream) = mpsc::channel(QUEUE);
         tokio::spawn(feed_archive(first.data, chunks, feed));
-        tokio::spawn(import(self.images().clone(), options, ChunkReader::new(archive), events));
+        tokio::spawn(import(engine, options, ChunkReader::new(archive), events));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -67,7 +65,7 @@ impl Images for Engine {
 }
 
 async fn import(
-    store: pintle_image::ImageStore,
+    engine: Arc<Engine>,
     options: ext::ImportOptions,
     archive: ChunkReader,
     events: mpsc::Sender<Result<ext::ImportEvent, Status>>,
@@ -78,9 +76,7 @@ async fn import(
         tag: Some(options.tag).filter(|tag| !tag.is_empty()),
         progress: Some(Arc::new(progress)),
     };
-    let imported =
-        blocking(move || store.import(archive, options).map_err(Error::image("importing images"))).await;
-    match imported {
+    match engine.import_images(archive, options).await {
         Ok(imported) => {
             for image in imported {
                 let image =

@@ -2,10 +2,10 @@
 //!
 //! In: CRI's image names and credentials. Out: CRI's images. What is stored how is `pintle-image`'s business.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{fmt::Write as _, io::Read, sync::Arc};
 
 use pintle_cri_api::v1 as cri;
-use pintle_image::{Auth, Image, Progress, PullOptions};
+use pintle_image::{Auth, Image, ImportOptions, Progress, PullOptions};
 
 use super::{
     Engine, blocking,
@@ -55,10 +55,31 @@ impl Engine {
         let images = self.images.clone();
         let name = name.to_owned();
         // On a thread of its own: the compiler cannot prove that the store's future may move between threads.
-        let runtime = tokio::runtime::Handle::current();
+        let (runtime, engine) = (tokio::runtime::Handle::current(), Arc::clone(self));
         blocking(move || {
             let pulled = runtime.block_on(images.pull(&name, options));
-            Ok(pulled.map_err(Error::image(format!("pulling image {name:?}")))?.id)
+            let image = pulled.map_err(Error::image(format!("pulling image {name:?}")))?;
+            engine.note_image_arrival();
+            Ok(image.id)
+        })
+        .await
+    }
+
+    /// Takes the images of an archive into the store. It goes on when the caller goes away.
+    ///
+    /// # Errors
+    /// When the archive is none, or lies about what it holds.
+    pub async fn import_images(
+        self: &Arc<Self>,
+        archive: impl Read + Send + 'static,
+        options: ImportOptions,
+    ) -> Result<Vec<Image>> {
+        let engine = Arc::clone(self);
+        blocking(move || {
+            let imported =
+                engine.images.import(archive, options).map_err(Error::image("importing images"))?;
+            engine.note_image_arrival();
+            Ok(imported)
         })
         .await
     }

@@ -67,6 +67,8 @@ pub struct Engine {
     pub(crate) host: HostFacts,
     pub(crate) boot: String,
     pub(crate) events: EventHub,
+    /// Counts what was pulled and imported, for those who wait for an image.
+    pub(crate) images_arrived: watch_flag::Sender<u64>,
     sandboxes: RwLock<HashMap<String, Arc<Sandbox>>>,
     containers: RwLock<HashMap<String, Arc<Container>>>,
     /// Itself, for the operations that outlive their callers.
@@ -91,8 +93,9 @@ impl Engine {
 
     fn set_up(config: EngineConfig) -> Result<Self> {
         let layout = Layout::new(&config);
-        for dir in [&layout.state, &layout.sandboxes(), &layout.containers(), &layout.network()] {
-            make_private_dir(dir)?;
+        make_state_dir(&layout.state)?;
+        for dir in [&layout.sandboxes(), &layout.containers(), &layout.network()] {
+            sandbox_files::make_dir(dir)?;
         }
         let lock = take_lock(&layout)?;
         let images = ImageStore::open(&layout.root).map_err(Error::image("opening the image store"))?;
@@ -109,6 +112,7 @@ impl Engine {
             host,
             boot: host::boot_id()?,
             events: EventHub::new(events::CAPACITY),
+            images_arrived: watch_flag::Sender::new(0),
             sandboxes: RwLock::default(),
             containers: RwLock::default(),
             layout,
@@ -135,6 +139,16 @@ impl Engine {
     #[must_use]
     pub fn images(&self) -> &ImageStore {
         &self.images
+    }
+
+    /// Changes whenever an image was pulled or imported, whoever asked for it.
+    #[must_use]
+    pub fn images_arrived(&self) -> watch_flag::Receiver<u64> {
+        self.images_arrived.subscribe()
+    }
+
+    pub(crate) fn note_image_arrival(&self) {
+        self.images_arrived.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Where everything is and how it is called on the node.
@@ -248,7 +262,8 @@ fn find<T>(map: &HashMap<String, Arc<T>>, id: &str) -> Option<Arc<T>> {
     }
 }
 
-fn make_private_dir(dir: &Path) -> Result<()> {
+/// Others may reach the socket in it, if its mode lets them; they see nothing else.
+fn make_state_dir(dir: &Path) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o711).create(dir).map_err(Error::io("making", dir))
 }
 
