@@ -66,7 +66,10 @@ impl Drop for Busy {
 impl Store {
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
         let images = root.join("images");
-        std::fs::create_dir_all(&images).map_err(Error::io("create directory", &images))?;
+        // Set-user-id programs of images lie here, and so do the files of private ones.
+        for name in ["images", "layers", "snapshots"] {
+            make_private_dir(&root.join(name))?;
+        }
         let lock = crate::tree::open_dir(&images)?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
             rustix::io::Errno::WOULDBLOCK => Error::Locked { path: root.to_owned() },
@@ -356,4 +359,12 @@ fn names_entry(reference: &Reference, entry: &IndexEntry) -> bool {
     }
     let same_digest = reference.digest.as_ref() == Some(&entry.descriptor.digest);
     same_digest && name.strip_prefix(&reference.name()).is_some_and(|rest| rest.starts_with([':', '@']))
+}
+
+/// Makes a directory that only root can look into; one that is there becomes so.
+fn make_private_dir(dir: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
+        .map_err(Error::io("change the mode of", dir))
 }

@@ -232,7 +232,7 @@ impl Engine {
         sandbox_files::make_dir(&container.dir)?;
         records::save(&container.dir, &record)?;
         let request = container.dir.join(REQUEST);
-        fs::write(&request, parts.config.encode_to_vec()).map_err(Error::io("writing", request))?;
+        records::write_private(&request, &parts.config.encode_to_vec())?;
         if let Some(directory) = Path::new(&record.log_path).parent() {
             fs::create_dir_all(directory).map_err(Error::io("making", directory))?;
         }

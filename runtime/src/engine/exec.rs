@@ -9,10 +9,7 @@ use std::{
     io::{self, PipeReader, PipeWriter},
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -23,6 +20,7 @@ use tokio::{io::AsyncReadExt as _, net::unix::pipe, sync::oneshot};
 use super::{
     Engine, blocking, detached,
     error::{Error, Result},
+    ids,
     lifecycle::connection_of,
     records,
     sandbox_files::OCI_CONFIG,
@@ -36,9 +34,6 @@ pub const MAX_OUTPUT: usize = 16 * 1024 * 1024;
 const MARGIN: Duration = Duration::from_secs(30);
 /// The wait for a command without a limit.
 const NO_LIMIT: Duration = Duration::from_secs(366 * 24 * 3600);
-
-/// Tells this engine's execs apart.
-static NEXT_EXEC: AtomicU64 = AtomicU64::new(1);
 
 /// What a command left.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,8 +70,9 @@ impl Engine {
 
 async fn run(container: Arc<Container>, command: Vec<String>, limit: Option<Duration>) -> Result<ExecOutput> {
     let connection = connection_of(&container)?;
-    // Unique also beside those of an engine that ran before this one.
-    let exec = format!("{}-{}", std::process::id(), NEXT_EXEC.fetch_add(1, Ordering::Relaxed));
+    // Random, because the supervisor joins equal ids: a command of an engine before this one may still run, and an engine
+    // in a pid namespace of its own has the same pid after every start.
+    let exec = ids::generate()?;
     let dir = container.dir.clone();
     let name = exec.clone();
     let process = blocking(move || ProcessFile::write(&dir, &name, command)).await?;
@@ -123,7 +119,7 @@ impl ProcessFile {
         process.set_args(Some(command));
         let path = dir.join(format!("exec-{exec}.json"));
         let text = serde_json::to_vec(&process).map_err(|e| bad(e.to_string()))?;
-        fs::write(&path, text).map_err(Error::io("writing", &path))?;
+        records::write_private(&path, &text)?;
         Ok(Self { path })
     }
 }

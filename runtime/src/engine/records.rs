@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
@@ -275,10 +276,23 @@ pub fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>> {
 /// When a file cannot be written.
 pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
     let temporary = path.with_extension("tmp");
-    let mut file = File::create(&temporary).map_err(Error::io("creating", &temporary))?;
+    let mut file = create_private(&temporary).map_err(Error::io("creating", &temporary))?;
     file.write_all(content).map_err(Error::io("writing", &temporary))?;
     file.sync_data().map_err(Error::io("synchronising", &temporary))?;
     fs::rename(&temporary, path).map_err(Error::io("renaming to", path))
+}
+
+/// Writes a file that only root can read.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_private(path: &Path, content: &[u8]) -> Result<()> {
+    let mut file = create_private(path).map_err(Error::io("creating", path))?;
+    file.write_all(content).map_err(Error::io("writing", path))
+}
+
+fn create_private(path: &Path) -> io::Result<File> {
+    File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::{
     error::{Error, Result},
-    records::{NamespaceMode, SandboxConfig},
+    records::{self, NamespaceMode, SandboxConfig},
 };
 
 /// The infra container's bundle in the sandbox's directory.
@@ -52,13 +52,15 @@ pub fn write_pause(rootfs: &Path) -> Result<()> {
     fs::rename(&temporary, &path).map_err(Error::io("renaming to", path))
 }
 
-/// Makes a directory that only root can look into.
+/// Makes a directory that only root can look into; one that is there becomes so. What is in it may hold secrets, such
+/// as a container's environment.
 ///
 /// # Errors
 /// When it cannot be made.
 pub fn make_dir(dir: &Path) -> Result<()> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o711).create(dir);
-    made.map_err(Error::io("making", dir))
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(Error::io("making", dir))?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(Error::io("changing the mode of", dir))
 }
 
 /// The text of the node's `resolv.conf`; empty when there is none.
@@ -95,7 +97,7 @@ pub fn write_bundle(bundle: &Path, spec: &Spec) -> Result<()> {
     let path = bundle.join(OCI_CONFIG);
     let text =
         serde_json::to_vec(spec).map_err(|e| Error::Record { path: path.clone(), reason: e.to_string() })?;
-    fs::write(&path, text).map_err(Error::io("writing", path))
+    records::write_private(&path, &text)
 }
 
 /// Where a container of the sandbox finds its shared memory.
