@@ -38,6 +38,10 @@ pub async fn launch(program: &Path, sandbox: &str, dir: &Path, cgroup: &str) -> 
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .current_dir("/")
+        // It outlives the engine, whose environment may hold a proxy's password.
+        .env_clear()
+        // One that is not ready in time must not come up later.
+        .kill_on_drop(true)
         .spawn()
         .map_err(Error::io("starting the supervisor", program))?;
     let mut line = String::new();

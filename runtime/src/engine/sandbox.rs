@@ -114,7 +114,8 @@ impl Engine {
         self.insert_sandbox(sandbox);
         let connect = self.start_supervisor(sandbox).instrument(info_span!("supervisor"));
         let prepare = self.prepare_sandbox(sandbox, resolv_conf).instrument(info_span!("bundle"));
-        let (connection, bundle) = tokio::try_join!(connect, prepare)?;
+        let (connected, prepared) = tokio::join!(connect, prepare);
+        let (connection, bundle) = both(connected, prepared)?;
         // Before it is created: an end reported at any moment from now on turns this off again.
         sandbox.set_infra_alive(true);
         let pid = create_infra(&connection, sandbox, bundle, self.clamp_oom(INFRA_OOM_SCORE))
@@ -123,7 +124,8 @@ impl Engine {
         sandbox.update(|record| record.infra_pid = Some(pid));
         let start = start_infra(&connection, sandbox).instrument(info_span!("infra_start"));
         let attach = self.attach_network(sandbox, pid).instrument(info_span!("network"));
-        let ((), ips) = tokio::try_join!(start, attach)?;
+        let (started, attached) = tokio::join!(start, attach);
+        let ((), ips) = both(started, attached)?;
         let record = sandbox.update(|record| {
             record.phase = SandboxPhase::Ready;
             record.ips = ips;
@@ -217,6 +219,16 @@ impl Engine {
             tracing::debug!(wanted, clamped, "oom_score_adj cannot be lowered without CAP_SYS_RESOURCE");
         }
         clamped
+    }
+}
+
+/// The outcomes of two steps that ran side by side. Both are waited for, also when one fails: what blocks cannot be given
+/// up, and would make a mount or an address while it is being taken away.
+fn both<A, B>(first: Result<A>, second: Result<B>) -> Result<(A, B)> {
+    match (first, second) {
+        (Ok(first), Ok(second)) => Ok((first, second)),
+        (Err(first), Err(second)) => Err(Error::Several(vec![first, second])),
+        (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
     }
 }
 

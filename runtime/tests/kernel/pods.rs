@@ -157,3 +157,39 @@ fn a_pod_that_cannot_be_made_leaves_nothing_and_says_why() {
         node
     });
 }
+
+#[test]
+fn pods_whose_supervisor_does_not_start_leave_nothing_though_their_files_were_being_made() {
+    on_a_node(|mut node| async {
+        node.drop_engine().await;
+        node.open_with_shim("/bin/false".into()).await;
+        let names: Vec<String> = (0..40).map(|i| format!("p{i}")).collect();
+        let pods = futures_util::future::join_all(names.iter().map(|name| node.try_pod(name, |_| {}))).await;
+        for pod in pods {
+            assert!(pod.unwrap_err().message().contains("supervisor"));
+        }
+        // That nothing is left, mounts included, is looked for when the node is taken down.
+        node
+    });
+}
+
+#[test]
+fn only_root_can_look_into_what_the_engine_keeps_and_the_supervisor_has_nothing_of_its_environment() {
+    use std::os::unix::fs::PermissionsExt as _;
+    on_a_node(|node| async {
+        let pod = node.pod("secret").await;
+        let id = node.script(&pod, "c", "sleep 1000").await;
+        let dir = node.path("state/containers").join(&id);
+        let files = ["container.json", "config.json", "request.pb"].map(|name| dir.join(name));
+        let dirs = ["state/sandboxes", "state/containers", "state/network"].into_iter();
+        let dirs = dirs.chain(["root/images", "root/layers", "root/snapshots"]).map(|name| node.path(name));
+        for path in files.into_iter().chain(dirs) {
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o077, 0, "{}: {mode:o}", path.display());
+        }
+        let supervisor = node.pod_status(&pod).await.1["supervisorPid"].clone();
+        assert_eq!(std::fs::read_to_string(format!("/proc/{supervisor}/environ")).unwrap(), "");
+        node.remove_pod(&pod).await;
+        node
+    });
+}

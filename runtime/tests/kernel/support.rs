@@ -80,6 +80,12 @@ impl Node {
         self.engine = Some(Engine::open(self.config()).await.unwrap());
     }
 
+    /// Opens the engine with another supervisor's program.
+    pub(crate) async fn open_with_shim(&mut self, shim: PathBuf) {
+        let config = EngineConfig { shim, ..self.config() };
+        self.engine = Some(Engine::open(config).await.unwrap());
+    }
+
     /// Ends the engine as a SIGKILL would: nothing is told to anybody.
     pub(crate) async fn drop_engine(&mut self) {
         let engine = self.engine.take().unwrap();
