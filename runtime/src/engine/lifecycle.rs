@@ -25,7 +25,7 @@ use crate::spec::{resources, signal::SIGKILL};
 pub const CANNOT_RUN_EXIT_CODE: i32 = 128;
 /// How long a container may take to be gone after SIGKILL.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
-/// The longest grace that is honoured; also what a negative or enormous one means.
+/// The longest grace that is honoured; also what an enormous one means. A negative one means none.
 const MAX_GRACE: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 impl Engine {
@@ -96,20 +96,22 @@ impl Engine {
 
     /// The program could not be executed: that is how the container ended, whatever the exit record says.
     async fn note_cannot_run(&self, container: &Arc<Container>, message: &str) {
-        let now = host::now();
         let end = End {
             code: CANNOT_RUN_EXIT_CODE,
             reason: "ContainerCannotRun".to_owned(),
             message: message.to_owned(),
             started_at: 0,
-            finished_at: container.start_failed().map_or(now, |end| end.finished_at),
+            finished_at: host::now(),
         };
+        // The exit of the first process, which may be reported at any moment, is held back until this is on disk.
         let record = container.update(|record| record.end = Some(end.clone()));
         let dir = container.dir.clone();
         if let Err(error) = blocking(move || records::save(&dir, &record)).await {
             tracing::warn!(container = %container.id, error = error.chain(), "the end cannot be recorded");
         }
-        self.note_end(container, end);
+        if container.cannot_run(end) {
+            self.publish_container(container, view::STOPPED);
+        }
     }
 
     /// Asks a container to stop and, after its grace (in seconds), kills it. It does not run: nothing happens.

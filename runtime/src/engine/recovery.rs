@@ -11,7 +11,7 @@ use super::{
     Engine, blocking, cgroups,
     error::{Error, Result},
     ids,
-    records::{self, ContainerRecord, Record, SandboxPhase, SandboxRecord},
+    records::{self, ContainerRecord, End, Record, SandboxPhase, SandboxRecord},
     sandbox_files,
     state::{Container, Phase, Sandbox, end_of},
     watch::{Reconnected, read_exit},
@@ -85,7 +85,7 @@ async fn adopt_record(engine: &Arc<Engine>, id: &str, record: Option<ContainerRe
         None => {
             blocking({
                 let dir = dir.clone();
-                move || Ok(read_exit(&dir)?.as_ref().map(end_of))
+                move || Ok(recorded_end(&dir))
             })
             .await?
         }
@@ -93,6 +93,16 @@ async fn adopt_record(engine: &Arc<Engine>, id: &str, record: Option<ContainerRe
     let phase = end.map_or(Phase::Created, Phase::Exited);
     engine.insert_container(&Arc::new(Container::new(record, sandbox, dir, phase)));
     Ok(())
+}
+
+/// What the exit record says; nothing when it cannot be understood, so that the container is known all the same and what
+/// its supervisor says, or its absence, decides.
+fn recorded_end(dir: &Path) -> Option<End> {
+    let read = read_exit(dir).unwrap_or_else(|error| {
+        tracing::error!(error = error.chain(), "an exit record cannot be read");
+        None
+    });
+    read.as_ref().map(end_of)
 }
 
 async fn recover_sandbox(engine: &Arc<Engine>, sandbox: &Arc<Sandbox>) -> Result<()> {

@@ -191,6 +191,15 @@ impl Container {
         state.held.take()
     }
 
+    /// Its program could not be executed: that is how it ended, whatever was reported of its first process meanwhile.
+    /// Returns whether that is news.
+    pub fn cannot_run(&self, end: End) -> bool {
+        let mut state = lock(&self.state);
+        state.starting = false;
+        state.held = None;
+        self.end_phase(end)
+    }
+
     /// It has ended. Returns whether that is news; the first report counts.
     pub fn ended(&self, end: End) -> bool {
         let mut state = lock(&self.state);
@@ -198,6 +207,10 @@ impl Container {
             state.held = Some(end);
             return false;
         }
+        self.end_phase(end)
+    }
+
+    fn end_phase(&self, end: End) -> bool {
         self.phase.send_if_modified(|phase| {
             let news = !matches!(phase, Phase::Exited(_));
             if news {
@@ -258,6 +271,16 @@ mod tests {
         let held = container.started(1).unwrap();
         assert_eq!(container.phase(), Phase::Running { started_at: 1 });
         assert!(container.ended(held));
+    }
+
+    #[test]
+    fn why_a_program_cannot_run_counts_and_not_the_exit_reported_before_that_is_on_disk() {
+        let container = container();
+        container.begin_start();
+        assert!(!container.ended(end_of(&exit(127))));
+        assert!(container.cannot_run(end_of(&exit(128))));
+        assert!(!container.ended(end_of(&exit(127))));
+        assert_eq!(container.phase(), Phase::Exited(end_of(&exit(128))));
     }
 
     #[test]

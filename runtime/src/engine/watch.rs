@@ -103,8 +103,10 @@ impl Engine {
             let Some(container) = self.container_in_any_state(&state.container) else { continue };
             if let Some(exit) = &state.exit {
                 self.note_end(&container, end_of(exit));
-            } else if let Some(started_at) = state.started_at {
-                container.started(started_at);
+            } else if let Some(started_at) = state.started_at
+                && let Some(end) = container.started(started_at)
+            {
+                self.note_end(&container, end);
             }
         }
     }

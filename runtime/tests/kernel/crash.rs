@@ -130,6 +130,21 @@ fn a_half_made_container_and_a_snapshot_without_one_are_removed_and_the_others_r
 }
 
 #[test]
+fn a_container_whose_exit_record_cannot_be_read_is_known_and_what_its_supervisor_says_counts() {
+    on_a_node(|mut node| async {
+        let pod = node.pod("torn").await;
+        let id = node.script(&pod, "c", "exit 7").await;
+        node.ended(&id).await;
+        node.drop_engine().await;
+        std::fs::write(node.path("state/containers").join(&id).join("exit.json"), "{").unwrap();
+        node.open().await;
+        assert_eq!(node.status(&id).await.exit_code, 7);
+        node.remove_pod(&pod).await;
+        node
+    });
+}
+
+#[test]
 fn what_belonged_to_a_record_that_cannot_be_read_is_removed() {
     on_a_node(|mut node| async {
         let parent = format!("{}/elsewhere/pod-x", node.engine().layout().cgroup_root);
