@@ -1,6 +1,6 @@
 //! What the supervisor holds of one container.
 //!
-//! In: nothing by itself; `lifecycle` moves it along. Out: its state as the protocol tells it.
+//! In: nothing by itself; `creation`, `lifecycle` and `removal` move it along. Out: its state as the protocol tells it.
 //!
 //! ```text
 //!            helper ends well       Start              end of the report stream

@@ -126,8 +126,13 @@ impl Supervisor {
             Fork::Parent(pid) => pid,
         };
         drop(theirs);
-        let first_stage = Running { pid, pidfd: sys::open_process(pid)? };
-        self.watch(&report, Kind::ExecReport, key)?;
+        let watch = || {
+            let pidfd = sys::open_process(pid)?;
+            self.watch(&report, Kind::ExecReport, key)?;
+            Ok(Running { pid, pidfd })
+        };
+        // Nobody would know of what it starts.
+        let first_stage = watch().inspect_err(|_: &std::io::Error| sys::kill_child(pid))?;
         let now = Instant::now();
         Ok(Exec {
             key,

@@ -5,7 +5,7 @@
 //! outlives the engine that started it, decides nothing by itself and restarts nothing.
 //!
 //! ```text
-//! main ─► supervisor (the one loop) ─► requests ─► container ─► helper (forked: libcontainer)
+//! main ─► supervisor (the one loop) ─► requests ─► creation ─► helper (forked: libcontainer)
 //!                                   │            └► execs ────► exec_child (forked: setns)
 //!                                   └► logs · exit_record · oom · cgroup · device_filter
 //! ```
@@ -15,6 +15,7 @@ mod cgroup;
 mod clock;
 mod connection;
 mod container;
+mod creation;
 mod device_filter;
 mod exec_child;
 mod execs;

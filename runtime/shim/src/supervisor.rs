@@ -24,6 +24,9 @@ use crate::sys;
 /// A supervisor that was never asked for a container ends after this long.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// An engine needs one, the next one another while the first is dying.
+const MAX_CONNECTIONS: usize = 32;
+
 /// What a descriptor is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -227,6 +230,9 @@ impl Supervisor {
     fn on_connect(&mut self) {
         let key = self.new_key();
         let Some(connection) = Connection::accept(&self.settings.listener, key) else { return };
+        if self.connections.len() >= MAX_CONNECTIONS {
+            return journal::note("a connection is refused: there are too many");
+        }
         match self.watch(connection.fd(), Kind::Connection, key) {
             Ok(()) => self.connections.push(connection),
             Err(error) => journal::note(&format!("a connection is refused: {error}")),

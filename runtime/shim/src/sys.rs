@@ -104,6 +104,13 @@ pub(crate) fn signal(process: &OwnedFd, signal: i32) -> io::Result<()> {
         .map(drop)
 }
 
+/// Kills a child that was not reaped yet, and so still has its pid.
+pub(crate) fn kill_child(pid: i32) {
+    let child = nix::unistd::Pid::from_raw(pid);
+    // A failure means that it has ended by itself.
+    nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL).unwrap_or_default();
+}
+
 /// The pid of some child that has ended, without reaping it.
 pub(crate) fn peek_ended_child() -> io::Result<Option<i32>> {
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
