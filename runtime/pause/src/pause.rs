@@ -46,6 +46,8 @@ extern "C" fn main() -> ! {
     if blocked != 0 {
         exit(1);
     }
+    // Whoever ended before the mask was set has sent a SIGCHLD that nobody heard.
+    reap();
     loop {
         // SAFETY: `set` as above; neither details nor a time-out are asked for.
         let signal = unsafe { syscall(number::SIGTIMEDWAIT, [set, 0, 0, SIGNAL_SET_BYTES]) };

@@ -170,8 +170,9 @@ pub(crate) struct Shim {
 }
 
 impl Shim {
+    /// With the supervisor's own time-out for helpers, on a usual machine.
     pub(crate) fn start() -> Self {
-        Self::start_with(&[])
+        Self::start_impatient(Duration::from_secs(10))
     }
 
     pub(crate) fn start_impatient(helper_timeout: Duration) -> Self {
