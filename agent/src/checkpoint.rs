@@ -5,6 +5,7 @@
 //! good pod; with the second a grace period does not start anew. A record that cannot be read counts as absent.
 
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1 as api;
@@ -97,7 +98,9 @@ fn save(path: &Path, record: &impl Serialize) -> Result<(), RecordError> {
     }
     let new = path.with_extension("new");
     let write = || {
-        let mut file = std::fs::File::create(&new)?;
+        // The pod's environment may hold secrets.
+        let mut file =
+            std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(&text)?;
         file.sync_data()?;
         std::fs::rename(&new, path)
@@ -116,6 +119,7 @@ fn load<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
 mod tests {
     use super::*;
     use crate::sandbox_config::tests::desired;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn a_pod_reads_back_as_it_was_recorded() {
@@ -126,6 +130,8 @@ mod tests {
         std::fs::create_dir_all(dirs.pod(&pod.uid)).expect("mkdir");
         save_pod(&dirs, &pod).expect("saved");
         save_deadline(&dirs, &pod.uid, Timestamp::from_nanos(7)).expect("saved");
+        let mode = std::fs::metadata(dirs.pod(&pod.uid).join(POD)).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
         assert_eq!(load_pod(&dirs, &pod.uid), Some(pod.clone()));
         assert_eq!(load_deadline(&dirs, &pod.uid), Some(Timestamp::from_nanos(7)));
         std::fs::write(dirs.pod(&pod.uid).join(POD), "{\"v\":1,\"uid\":").expect("half a record");

@@ -1,7 +1,8 @@
 //! A container of a pod as CRI's `ContainerConfig`.
 //!
 //! In: the pod, the container's specification, what the node has prepared for it. Out: the message, or the reason why
-//! there cannot be one (`CreateContainerConfigError`). Makes nothing; the files it mounts are [`crate::pod_files`]'s.
+//! there cannot be one (`CreateContainerConfigError`). Pins sub-paths of volumes; the files it mounts are made in
+//! [`crate::apply`].
 
 use std::collections::BTreeMap;
 use std::path::Path;

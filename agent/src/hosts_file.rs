@@ -2,6 +2,7 @@
 //!
 //! In: the pod, its addresses. Out: the file's text, and the file written when it differs. The engine mounts it.
 
+use std::io::Read as _;
 use std::path::Path;
 
 use k8s_openapi::api::core::v1 as api;
@@ -31,10 +32,21 @@ pub(crate) struct Identity<'a> {
 /// Writes the file in place, so that a mount of it shows the new text.
 pub(crate) fn ensure(path: &Path, spec: &api::PodSpec, who: Identity<'_>) -> std::io::Result<()> {
     let text = if spec.host_network == Some(true) { of_host_network(spec)? } else { of_pod(spec, who) };
-    if std::fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
+    if says(path, &text)? {
         return Ok(());
     }
     std::fs::write(path, text)
+}
+
+/// Whether the file has just this text. Containers may write to it, so it is not read any further than that takes.
+fn says(path: &Path, text: &str) -> std::io::Result<bool> {
+    let mut present = Vec::new();
+    match std::fs::File::open(path) {
+        Ok(file) => file.take(text.len() as u64 + 1).read_to_end(&mut present)?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(e),
+    };
+    Ok(present == text.as_bytes())
 }
 
 fn of_pod(spec: &api::PodSpec, who: Identity<'_>) -> String {
@@ -51,7 +63,6 @@ fn of_pod(spec: &api::PodSpec, who: Identity<'_>) -> String {
 }
 
 fn of_host_network(spec: &api::PodSpec) -> std::io::Result<String> {
-    use std::io::Read as _;
     let mut host = String::new();
     match std::fs::File::open("/etc/hosts") {
         Ok(file) => {
@@ -108,6 +119,10 @@ mod tests {
         let inode = path.metadata().expect("there").ino();
         ensure(&path, &spec, Identity { ips: &ips, ..who }).expect("written");
         assert_eq!(path.metadata().expect("there").ino(), inode);
+        let whole = std::fs::read(&path).expect("there");
+        std::fs::File::options().write(true).open(&path).expect("there").set_len(1 << 40).expect("sparse");
+        ensure(&path, &spec, Identity { ips: &ips, ..who }).expect("a container's terabyte is not read");
+        assert_eq!(std::fs::read(&path).expect("there"), whole);
         assert!(std::fs::read_to_string(&path).expect("there").contains("10.1.2.3\ta\n"));
     }
 }

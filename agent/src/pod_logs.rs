@@ -1,7 +1,8 @@
 //! Containers' logs on disk: rotated when they grow, removed with their pod.
 //!
 //! In: the log directory, the running containers, the limits. Out: `<attempt>.log` renamed to `<attempt>.log.<time>`, the
-//! container told to open it anew, the oldest rotated files removed. Writing logs is the supervisor's.
+//! container told to open it anew, the oldest rotated files removed. Writing logs is the supervisor's. A log that is not
+//! there was renamed by an agent that did not live to tell the container: it is told now.
 
 use std::path::{Path, PathBuf};
 
@@ -86,8 +87,10 @@ async fn rotate_if_large(runtime: &SharedRuntime, id: &str, limits: LogLimits) -
         Err(e) => return Err(LogError::Reopen(e)),
     };
     let log = PathBuf::from(&status.log_path);
-    if !std::fs::symlink_metadata(&log).is_ok_and(|meta| meta.is_file() && meta.len() >= limits.max_size) {
-        return Ok(());
+    match what_to_do(&log, limits.max_size) {
+        Rotation::None => return Ok(()),
+        Rotation::Reopen => return runtime.reopen_container_log(id).await.map_err(LogError::Reopen),
+        Rotation::Rename => {}
     }
     debug!(log = %log.display(), "rotating");
     remove_oldest(&log, limits.max_files.saturating_sub(2))?;
@@ -100,6 +103,23 @@ async fn rotate_if_large(runtime: &SharedRuntime, id: &str, limits: LogLimits) -
         return Err(LogError::Reopen(e));
     }
     Ok(())
+}
+
+/// What a running container's log needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rotation {
+    None,
+    /// It was renamed, and the container still writes to the renamed file.
+    Reopen,
+    Rename,
+}
+
+fn what_to_do(log: &Path, max_size: u64) -> Rotation {
+    match std::fs::symlink_metadata(log) {
+        Ok(meta) if meta.is_file() && meta.len() >= max_size => Rotation::Rename,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && log.is_absolute() => Rotation::Reopen,
+        Ok(_) | Err(_) => Rotation::None,
+    }
 }
 
 /// The kubelet's name for a rotated file: the time, sortable.
@@ -145,6 +165,18 @@ mod tests {
             std::fs::read_dir(logs.path()).expect("there").flatten().map(|e| e.file_name()).collect();
         assert_eq!(left, ["default_b_u-2"]);
         remove(&logs.path().join("none"), &PodUid::new("u-1")).expect("nothing to remove");
+    }
+
+    #[test]
+    fn a_log_is_renamed_when_it_is_large_and_opened_anew_when_an_agent_died_after_renaming_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = dir.path().join("0.log");
+        std::fs::write(&log, "1234").expect("written");
+        assert_eq!(what_to_do(&log, 5), Rotation::None);
+        assert_eq!(what_to_do(&log, 4), Rotation::Rename);
+        std::fs::rename(&log, rotated_name(&log)).expect("renamed");
+        assert_eq!(what_to_do(&log, 4), Rotation::Reopen);
+        assert_eq!(what_to_do(Path::new(""), 4), Rotation::None, "a container without a log");
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl Worker {
             let goal = self.goals.borrow_and_update().clone();
             let seen = Arc::clone(&facts.borrow_and_update());
             self.shared.images_arrived.mark_unchanged();
-            self.record_deadline(&goal, &mut recorded);
+            self.record_deadline(&goal, &mut recorded).await;
             let observed = self.snapshot(&goal, &seen).await;
             let now = clock::now();
             let plan = decide::decide(&goal, &observed, now, &self.shared.policy);
@@ -132,14 +132,17 @@ impl Worker {
         debug!(woken_by, "the pod worker looks again");
     }
 
-    fn record_deadline(&self, goal: &Goal, recorded: &mut Option<Timestamp>) {
-        let Goal::Terminate { deadline, .. } = goal else { return };
-        if recorded.is_some_and(|old| old <= *deadline) {
+    async fn record_deadline(&self, goal: &Goal, recorded: &mut Option<Timestamp>) {
+        let Goal::Terminate { deadline, .. } = *goal else { return };
+        if recorded.is_some_and(|old| old <= deadline) {
             return;
         }
-        match checkpoint::save_deadline(&self.shared.tools.dirs, &self.uid, *deadline) {
-            Ok(()) => *recorded = Some(*deadline),
-            Err(e) => warn!(error = %chain(&e), "a restart would let the grace period begin anew"),
+        let (dirs, uid) = (self.shared.tools.dirs.clone(), self.uid.clone());
+        // A disk that is slow to synchronise delays this pod and no other.
+        let save = move || checkpoint::save_deadline(&dirs, &uid, deadline).map_err(|e| chain(&e));
+        match tokio::task::spawn_blocking(save).await.unwrap_or_else(|e| Err(e.to_string())) {
+            Ok(()) => *recorded = Some(deadline),
+            Err(error) => warn!(error, "a restart would let the grace period begin anew"),
         }
     }
 
