@@ -11,7 +11,7 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::bytes::{Buf, Bytes};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,6 +32,8 @@ use crate::{Error, Image, Progress, PullOptions};
 const CHUNKS: usize = 16;
 /// Fetches of one layer, if the connection breaks.
 const LAYER_ATTEMPTS: u32 = 3;
+/// Layers of one image that arrive at once, so that a large image leaves room for the others of its registry.
+const PARALLEL_LAYERS: usize = 4;
 
 pub(crate) async fn pull(store: &Arc<Store>, name: &str, opts: &PullOptions) -> Result<Image, Error> {
     let reference = Reference::parse(name)?;
@@ -40,6 +42,8 @@ pub(crate) async fn pull(store: &Arc<Store>, name: &str, opts: &PullOptions) -> 
     let work = Work {
         store: Arc::clone(store),
         registry,
+        host: reference.registry.clone(),
+        slots: Semaphore::new(PARALLEL_LAYERS),
         busy: Arc::new(store.busy()),
         progress: opts.progress.clone(),
         cancel: CancellationToken::new(),
@@ -61,6 +65,9 @@ pub(crate) async fn pull(store: &Arc<Store>, name: &str, opts: &PullOptions) -> 
 struct Work {
     store: Arc<Store>,
     registry: Registry,
+    /// The registry's name: a registry that hangs keeps only its own images waiting.
+    host: String,
+    slots: Semaphore,
     /// Also held by every task that may outlive a call that was dropped.
     busy: Arc<Busy>,
     progress: Option<Arc<dyn Progress>>,
@@ -193,7 +200,8 @@ impl Work {
 
     /// Unpacks the layer from the content store, or from the network if it is not there.
     async fn stage(&self, layer: &Layer) -> Result<Staged, Error> {
-        let _slot = self.store.slots.acquire().await.map_err(|_| cancelled())?;
+        let _own = self.slots.acquire().await.map_err(|_| cancelled())?;
+        let _slot = self.store.slots.take(&self.host).await.ok_or_else(cancelled)?;
         let _blob = self.store.locks.lock(&format!("blob {}", layer.descriptor.digest)).await;
         if self.store.content.contains(&layer.descriptor.digest) {
             let (store, descriptor) = (Arc::clone(&self.store), layer.descriptor.clone());

@@ -25,8 +25,8 @@ use crate::reference::Reference;
 use crate::snapshots::{Record, Snapshots, check_key};
 use crate::{Error, FsUsage, Image, Snapshot};
 
-/// Layers fetched and unpacked at the same time, over all pulls.
-const PARALLEL_LAYERS: usize = 4;
+/// Layers fetched from one registry and unpacked at the same time, over all pulls.
+const LAYERS_OF_A_REGISTRY: usize = 8;
 
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -38,7 +38,7 @@ pub(crate) struct Store {
     /// Held while something is mounted or unmounted.
     mounting: Mutex<()>,
     pub(crate) locks: crate::keyed_lock::KeyedLocks,
-    pub(crate) slots: tokio::sync::Semaphore,
+    pub(crate) slots: crate::keyed_lock::KeyedSlots,
     /// The directory whose lock keeps other processes out.
     lock: OwnedFd,
 }
@@ -88,7 +88,7 @@ impl Store {
             state: Mutex::new(state),
             mounting: Mutex::new(()),
             locks: crate::keyed_lock::KeyedLocks::default(),
-            slots: tokio::sync::Semaphore::new(PARALLEL_LAYERS),
+            slots: crate::keyed_lock::KeyedSlots::new(LAYERS_OF_A_REGISTRY),
             lock,
         };
         store.drop_broken_entries()?;

@@ -265,6 +265,34 @@ async fn a_pull_that_is_given_up_leaves_nothing_and_blocks_nobody() {
 }
 
 #[tokio::test]
+async fn a_registry_that_hangs_keeps_only_its_own_images_waiting() {
+    let mut many = Layout::new();
+    let layers: Vec<_> =
+        (0..12).map(|i| (tar(&[("file", Some(&format!("layer {i}")))]), Compression::None)).collect();
+    let names: Vec<_> = layers.iter().map(|(layer, _)| digest(layer)).collect();
+    let manifest = many.image("b:1", &layers, None);
+    let hangs = Server::of_image(&many, &manifest, move |request, stream| {
+        let is_layer = names.iter().any(|name| request.path.ends_with(name));
+        // Until the client goes.
+        is_layer.then(|| stream.read(&mut [0]).map(drop))
+    });
+    let (layout, manifest, _) = image();
+    let answers = Server::of_image(&layout, &manifest, |_, _| None);
+    let test = TestStore::new();
+    let (reference, store) = (hangs.name("b:1"), test.store.clone());
+    let hung = tokio::spawn(async move { store.pull(&reference, PullOptions::default()).await });
+    let blobs =
+        || hangs.requests.lock().unwrap().iter().filter(|request| request.path.contains("/blobs/")).count();
+    // The configuration, and as many layers of one image as may be under way.
+    until(|| blobs() > 4).await;
+    let reference = answers.name("a:1");
+    let pull = test.store.pull(&reference, PullOptions::default());
+    tokio::time::timeout(Duration::from_secs(20), pull).await.unwrap().unwrap();
+    hung.abort();
+    assert!(hung.await.unwrap_err().is_cancelled());
+}
+
+#[tokio::test]
 async fn a_large_layer_passes_through_without_being_held_in_memory() {
     let block = tar(&[("big", Some(&"0123456789abcdef".repeat(64 << 10)))]);
     let body = &block[..block.len() - 1024];

@@ -8,7 +8,7 @@ use pintle_cri_api::v1 as cri;
 use pintle_image::{Auth, Image, ImportOptions, Progress, PullOptions};
 
 use super::{
-    Engine, blocking,
+    Engine, blocking, detached,
     error::{Error, Result},
 };
 
@@ -52,12 +52,10 @@ impl Engine {
         progress: Option<Arc<dyn Progress>>,
     ) -> Result<String> {
         let options = PullOptions { auth, registry_config: self.config.registry_config.clone(), progress };
-        let images = self.images.clone();
-        let name = name.to_owned();
-        // On a thread of its own: the compiler cannot prove that the store's future may move between threads.
-        let (runtime, engine) = (tokio::runtime::Handle::current(), Arc::clone(self));
-        blocking(move || {
-            let pulled = runtime.block_on(images.pull(&name, options));
+        let (name, engine) = (name.to_owned(), Arc::clone(self));
+        // Not on a blocking thread: pulls that wait for hung registries would leave none for those that unpack.
+        detached(async move {
+            let pulled = engine.images.pull(&name, options).await;
             let image = pulled.map_err(Error::image(format!("pulling image {name:?}")))?;
             engine.note_image_arrival();
             Ok(image.id)
