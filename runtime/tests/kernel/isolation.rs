@@ -8,7 +8,7 @@ use std::{
 use pintle_cri_api::v1 as cri;
 use rustix::process::{Pid, Signal};
 
-use crate::support::{eventually, on_a_node, shell};
+use crate::support::{eventually, limit, on_a_node, shell};
 
 #[test]
 fn a_hung_supervisor_delays_nobody_but_its_own_pod() {
@@ -30,7 +30,7 @@ fn a_hung_supervisor_delays_nobody_but_its_own_pod() {
             took
         };
         let (late, took) = tokio::join!(late, others);
-        assert!(took < Duration::from_secs(20), "{took:?}");
+        assert!(took < limit() * 2 / 3, "{took:?}");
         node.start(&late.unwrap()).await.unwrap();
         node.remove_pod(&hung).await;
         node
@@ -76,7 +76,7 @@ fn a_caller_who_goes_away_leaves_a_whole_pod_or_none() {
         eventually("what was begun is finished", || {
             let list = engine.list_sandboxes(None);
             let ready = list.iter().filter(|s| s.state == cri::PodSandboxState::SandboxReady as i32).count();
-            ready == directories()
+            ready > 0 && ready == directories()
         })
         .await;
         for sandbox in engine.list_sandboxes(None) {

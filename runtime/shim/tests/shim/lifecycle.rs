@@ -40,10 +40,10 @@ fn a_signal_that_ends_a_container_is_told() {
 #[test]
 fn kill_all_reaches_every_process_of_the_container() {
     let mut shim = Shim::start();
-    let script = "(trap 'echo child; exit' USR1; while :; do sleep 0.05; done) & trap 'wait; exit 4' USR1; echo up; wait; wait";
+    let script = "(trap 'echo child; exit' USR1; echo ready; while :; do sleep 0.05; done) & trap 'wait; exit 4' USR1; echo up; wait; wait";
     shim.run("one", script);
+    shim.wait_for_line("one", "ready");
     shim.wait_for_line("one", "up");
-    std::thread::sleep(Duration::from_millis(200));
     shim.kill("one", libc::SIGUSR1, KillScope::All);
     shim.wait_for_line("one", "child");
     shim.kill("one", libc::SIGKILL, KillScope::All);
@@ -240,6 +240,8 @@ fn create_and_start_are_quick() {
     }
     times.sort();
     println!("create+start: median {:?} (create {:?}), best {:?}", times[5].0, times[5].1, times[0].0);
+    // Far above what it takes, far below what a poll or a time-out in the way would take.
+    assert!(times[0].0 < scaled(Duration::from_millis(500)), "{times:?}");
 }
 
 /// Resident and private dirty memory, in kB.
