@@ -45,7 +45,7 @@ fn supervisor_code(error: &crate::engine::supervisor_client::Error) -> Code {
     use crate::engine::supervisor_client::Error as E;
     match error {
         E::TimedOut(_) => Code::DeadlineExceeded,
-        E::Connect { .. } | E::Closed | E::Busy => Code::Unavailable,
+        E::Connect { .. } | E::Unable(_) | E::Closed | E::Busy => Code::Unavailable,
         E::Send(_) | E::Refused(_) | E::Unexpected(_) => Code::Unknown,
     }
 }

@@ -137,7 +137,10 @@ impl Engine {
                     return Ok(());
                 }
             }
-            kill(&connection, &container, SIGKILL, KillScope::All).await?;
+            // It may be another one than before the grace; where there is none any more, the pod is being killed.
+            if let Some(connection) = container.sandbox.connection() {
+                kill(&connection, &container, SIGKILL, KillScope::All).await?;
+            }
             match ends_within(&container, KILL_LIMIT).await {
                 true => Ok(()),
                 false => {

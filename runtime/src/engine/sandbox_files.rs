@@ -60,7 +60,8 @@ pub fn write_pause(rootfs: &Path) -> Result<()> {
 pub fn make_dir(dir: &Path) -> Result<()> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(Error::io("making", dir))?;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(Error::io("changing the mode of", dir))
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+        .map_err(Error::io("changing the mode of", dir))
 }
 
 /// The text of the node's `resolv.conf`; empty when there is none.

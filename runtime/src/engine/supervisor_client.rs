@@ -51,6 +51,9 @@ pub enum SupervisorError {
         #[source]
         source: io::Error,
     },
+    /// Whether there is one cannot be found out, for want of descriptors or memory.
+    #[error("making a connection to the supervisor")]
+    Unable(#[source] io::Error),
     /// The request could not be sent.
     #[error("sending to the supervisor")]
     Send(#[source] io::Error),
@@ -80,6 +83,7 @@ impl SupervisorError {
         match self {
             Self::Refused(failure) => Some(failure),
             Self::Connect { .. }
+            | Self::Unable(_)
             | Self::Send(_)
             | Self::Closed
             | Self::TimedOut(_)
@@ -124,11 +128,7 @@ impl Connection {
     /// # Errors
     /// When nobody listens, or the supervisor does not speak our version, or does not answer.
     pub async fn open<L: Listener>(path: &Path, listener: L) -> Result<(Self, Vec<ContainerState>), Error> {
-        let socket = connect(path).map_err(|source| {
-            // It listens, and others wait before us.
-            let waits = source.kind() == io::ErrorKind::WouldBlock;
-            if waits { Error::Busy } else { Error::Connect { path: path.to_owned(), source } }
-        })?;
+        let socket = connect(path).map_err(|source| no_connection(path, source))?;
         let pending = Mutex::new(Some(HashMap::new()));
         let shared =
             Arc::new(Shared { socket, next: AtomicU64::new(1), greeted: AtomicBool::new(false), pending });
@@ -302,6 +302,19 @@ fn take_packet<L: Listener>(shared: &Shared, listener: &L, packet: &[u8]) {
     }
 }
 
+/// What it says of the supervisor that there is no connection: only the first means that it is dead.
+fn no_connection(path: &Path, source: io::Error) -> Error {
+    let kind = source.kind();
+    if matches!(kind, io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) {
+        Error::Connect { path: path.to_owned(), source }
+    } else if kind == io::ErrorKind::WouldBlock {
+        // It listens, and others wait before us.
+        Error::Busy
+    } else {
+        Error::Unable(source)
+    }
+}
+
 fn connect(path: &Path) -> io::Result<UnixDatagram> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket: OwnedFd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
@@ -326,4 +339,19 @@ fn send_packet(socket: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) ->
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     rustix::net::sendmsg(socket, &[IoSlice::new(packet)], &mut control, flags)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_socket_that_nobody_listens_on_means_a_dead_supervisor() {
+        use rustix::io::Errno;
+        let of = |errno: Errno| no_connection(Path::new("/s"), errno.into());
+        assert!(matches!(of(Errno::CONNREFUSED), Error::Connect { .. }));
+        assert!(matches!(of(Errno::NOENT), Error::Connect { .. }));
+        assert!(matches!(of(Errno::AGAIN), Error::Busy));
+        assert!(matches!(of(Errno::MFILE), Error::Unable(_)));
+    }
 }

@@ -128,9 +128,10 @@ impl Engine {
     /// A supervisor is dead: nobody watches its pod, so what is left of it is killed.
     pub(crate) async fn supervisor_died(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<()> {
         let _op = sandbox.op.lock().await;
-        if sandbox.set_connection(None).is_none_or(|connection| !connection.is_closed()) {
+        if sandbox.connection().is_none_or(|connection| !connection.is_closed()) {
             return Ok(());
         }
+        sandbox.set_connection(None);
         tracing::warn!(sandbox = %sandbox.id, "the supervisor of a pod died; killing the pod");
         let killed = self.kill_leftovers(sandbox).await;
         self.on_infra_ended(&sandbox.id);

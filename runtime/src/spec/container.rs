@@ -31,7 +31,7 @@ pub struct SandboxFiles<'a> {
     pub resolv_conf: &'a Path,
     /// `hostname`.
     pub hostname: &'a Path,
-    /// `/etc/hosts`, where the pod has one of its own or uses the node's.
+    /// The node's `/etc/hosts`, where the pod uses it.
     pub hosts: Option<&'a Path>,
     /// The shared memory of the pod, or the node's.
     pub shm: &'a Path,
@@ -149,7 +149,8 @@ fn all_mounts(input: &Input<'_>, security: &LinuxContainerSecurityContext) -> Ve
     own(files.resolv_conf, "/etc/resolv.conf", security.readonly_rootfs);
     own(files.hostname, "/etc/hostname", security.readonly_rootfs);
     if let Some(hosts) = files.hosts {
-        own(hosts, "/etc/hosts", security.readonly_rootfs);
+        // The node's own file, not a copy.
+        own(hosts, "/etc/hosts", true);
     }
     list.extend(mounts::wanted(input.mounts));
     list
@@ -196,6 +197,10 @@ pub(crate) mod tests {
     }
 
     fn made(config: &ContainerConfig, host: &HostFacts) -> Spec {
+        made_with_hosts(config, host, None)
+    }
+
+    fn made_with_hosts(config: &ContainerConfig, host: &HostFacts, hosts: Option<&Path>) -> Spec {
         let sandbox = sandbox_config();
         let image = ImageProcess { entrypoint: vec!["/app".to_owned()], ..Default::default() };
         spec(&Input {
@@ -207,7 +212,7 @@ pub(crate) mod tests {
             files: SandboxFiles {
                 resolv_conf: Path::new("/s/resolv.conf"),
                 hostname: Path::new("/s/hostname"),
-                hosts: None,
+                hosts,
                 shm: Path::new("/s/shm"),
             },
             rootfs: Path::new("/r"),
@@ -265,6 +270,15 @@ pub(crate) mod tests {
         config.mounts.push(Mount { container_path: "/etc/resolv.conf".to_owned(), ..Default::default() });
         let spec = made(&config, &HostFacts::default());
         assert!(!destinations(&spec).contains(&"/etc/resolv.conf".to_owned()));
+    }
+
+    #[test]
+    fn the_nodes_hosts_file_cannot_be_written_from_inside() {
+        let config = config(LinuxContainerSecurityContext::default());
+        let spec = made_with_hosts(&config, &HostFacts::default(), Some(Path::new("/etc/hosts")));
+        let mounts = spec.mounts().as_ref().unwrap();
+        let hosts = mounts.iter().find(|mount| mount.destination() == Path::new("/etc/hosts")).unwrap();
+        assert!(hosts.options().as_ref().unwrap().contains(&"ro".to_owned()));
     }
 
     #[test]
