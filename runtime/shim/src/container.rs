@@ -75,7 +75,7 @@ pub(crate) struct Container {
     pub(crate) not_executed: Option<String>,
     pub(crate) log: Option<LogFile>,
     pub(crate) streams: [Option<Stream>; 2],
-    /// Held open, never written to.
+    /// The container's input: held open, and handed to those who attach; the supervisor writes nothing to it.
     pub(crate) stdin: Option<OwnedFd>,
     pub(crate) memory: Option<OwnedFd>,
     /// When to look at the count of OOM kills again, and how often still.

@@ -1,7 +1,7 @@
 //! The loop: everything the supervisor waits for comes through one epoll descriptor.
 //!
-//! In: readiness of descriptors, the passing of time. Out: calls of the handlers in `requests`, `lifecycle` and `execs`,
-//! which all work on the one [`Supervisor`]. Nothing here waits for anything else. Each descriptor carries a token (what it
+//! In: readiness of descriptors, the passing of time. Out: calls of the handlers in `requests`, `creation`, `lifecycle`,
+//! `removal` and `execs`, which all work on the one [`Supervisor`]. Nothing here waits for anything else. Each descriptor carries a token (what it
 //! is, whose it is); a token whose owner is gone means nothing.
 
 use std::io;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use pintle_cri_api::v1 as cri;
 
-use crate::support::{limit, on_a_node, own_pids, security, shell};
+use crate::support::{eventually, limit, on_a_node, own_pids, security, shell};
 
 #[test]
 fn a_pod_is_made_in_time_runs_a_container_and_leaves_nothing() {
@@ -163,16 +163,30 @@ fn a_pod_that_cannot_be_made_leaves_nothing_and_says_why() {
 }
 
 #[test]
-fn pods_whose_supervisor_does_not_start_leave_nothing_though_their_files_were_being_made() {
+fn pods_whose_supervisor_does_not_start_leave_nothing_and_say_so() {
     on_a_node(|mut node| async {
         node.drop_engine().await;
         node.open_with_shim("/bin/false".into()).await;
-        let names: Vec<String> = (0..40).map(|i| format!("p{i}")).collect();
+        let names: Vec<String> = (0..8).map(|i| format!("p{i}")).collect();
         let pods = futures_util::future::join_all(names.iter().map(|name| node.try_pod(name, |_| {}))).await;
         for pod in pods {
             assert!(pod.unwrap_err().message().contains("supervisor"));
         }
         // That nothing is left, mounts included, is looked for when the node is taken down.
+        node
+    });
+}
+
+#[test]
+fn pods_whose_infra_container_does_not_start_leave_no_address_that_was_being_given_to_them() {
+    on_a_node(|node| async {
+        std::fs::write(node.path("root/pause/rootfs/pause"), "no program").unwrap();
+        let names: Vec<String> = (0..24).map(|i| format!("p{i}")).collect();
+        let pods = futures_util::future::join_all(names.iter().map(|name| node.try_pod(name, |_| {}))).await;
+        assert!(pods.iter().all(Result::is_err));
+        let leases = || std::fs::read_dir(node.path("state/network/leases")).unwrap().count();
+        // The interfaces of those that got one take a moment to go.
+        eventually("no address is left", || leases() == 0).await;
         node
     });
 }
