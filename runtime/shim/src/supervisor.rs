@@ -1,8 +1,8 @@
 //! The loop: everything the supervisor waits for comes through one epoll descriptor.
 //!
 //! In: readiness of descriptors, the passing of time. Out: calls of the handlers in `requests`, `creation`, `lifecycle`,
-//! `removal` and `execs`, which all work on the one [`Supervisor`]. Nothing here waits for anything else. Each descriptor carries a token (what it
-//! is, whose it is); a token whose owner is gone means nothing.
+//! `removal` and `execs`, which all work on the one [`Supervisor`]. Nothing here waits for anything else. Each descriptor
+//! carries a token (what it is, whose it is); a token whose owner is gone means nothing.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
