@@ -127,7 +127,7 @@ impl PodWorkers {
 
     fn want(&mut self, wanted: Wanted) {
         self.set.want(wanted.pods, clock::now());
-        self.shared.statuses.set_sources(wanted.errors, self.set.waiting());
+        self.shared.statuses.set_errors(wanted.errors);
         self.follow_goals();
     }
 
@@ -145,6 +145,7 @@ impl PodWorkers {
 
     /// Tells every worker its goal and starts those that are missing.
     fn follow_goals(&mut self) {
+        self.shared.statuses.set_waiting(self.set.waiting());
         let mut goals: Vec<(PodUid, Goal)> = self.set.goals().into_iter().collect();
         // What was here before counts before anything new is let in.
         goals.sort_by_key(|(uid, _)| !self.found.contains(uid));

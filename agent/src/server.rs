@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as api;
-use pintle_core::explain::explain;
-use pintle_core::model::Policy;
+use pintle_core::explain::{Explanation, explain, explain_waiting};
+use pintle_core::model::{DesiredPod, Policy};
 use pintle_cri_api::ext;
 use pintle_cri_api::ext::agent_server::Agent;
 use serde_json::json;
@@ -92,29 +92,60 @@ impl AgentService {
 
     fn explain_pod(&self, namespace: &str, name: &str) -> Result<serde_json::Value, Status> {
         let namespace = if namespace.is_empty() { "default" } else { namespace };
-        let matches = |entry: &Entry| {
-            let pod = entry.pod.as_ref();
-            pod.is_some_and(|pod| pod.namespace() == namespace && self.is_named(&pod.pod, name))
+        let is_meant = |pod: &DesiredPod| pod.namespace() == namespace && self.is_named(&pod.pod, name);
+        let entry = self.statuses.entries().into_iter().find(|e| e.pod.as_deref().is_some_and(is_meant));
+        let waiting = self.statuses.waiting().into_iter().find(|(pod, _)| is_meant(pod));
+        let waiting = waiting.map(|(pod, uid)| explain_waiting(&pod, &uid, clock::now()));
+        let Some(entry) = entry else {
+            return waiting.map_or_else(|| Err(self.unknown(namespace, name)), |waits| with_text(&waits));
         };
-        let entry = self.statuses.entries().into_iter().find(matches).ok_or_else(|| {
-            Status::not_found(format!(
-                "no pod {name:?} in namespace {namespace:?}; `pintle get pods -A` lists pods, `pintle explain manifests` what is wrong with manifests"
-            ))
-        })?;
+        let full = format!("{namespace}/{}", entry.pod.as_deref().map_or(name, DesiredPod::name));
         let Some((goal, observed)) = &entry.basis else {
-            let message = entry.status.message.clone().unwrap_or_default();
-            let text = format!(
-                "{namespace}/{name} is not Ready\n└─ {message}; next: nothing, until its manifest changes\n"
-            );
-            return Ok(
-                json!({ "pod": format!("{namespace}/{name}"), "ready": false, "refused": entry.status, "text": text }),
-            );
+            return Ok(refused(&full, &entry.status));
         };
-        let explanation = explain(goal, observed, clock::now(), &self.policy);
-        let mut answer = serde_json::to_value(&explanation).map_err(|e| Status::internal(e.to_string()))?;
-        if let Some(fields) = answer.as_object_mut() {
-            fields.insert("text".into(), explanation.to_string().into());
+        let mut explanation = explain(goal, observed, clock::now(), &self.policy);
+        explanation.links.extend(waiting.into_iter().flat_map(|waits| waits.links));
+        let mut answer = with_text(&explanation)?;
+        // A pod may be as it should be and yet not what its manifest says now.
+        let errors = self.statuses.source_errors().into_iter().filter(|error| error.kept.contains(&full));
+        let errors: Vec<String> = errors.map(|error| error.to_string()).collect();
+        if let (Some(fields), false) = (answer.as_object_mut(), errors.is_empty()) {
+            let text = format!("{explanation}its manifest is wrong:\n  {}\n", errors.join("\n  "));
+            fields.insert("text".into(), text.into());
+            fields.insert("manifestErrors".into(), errors.into());
         }
         Ok(answer)
     }
+
+    /// No such pod: perhaps because of what is wrong with a manifest.
+    fn unknown(&self, namespace: &str, name: &str) -> Status {
+        let errors = self.statuses.source_errors();
+        let list: String = errors.iter().take(MOST_ERRORS).map(|error| format!("\n    {error}")).collect();
+        let why = match errors.len() {
+            0 => "`pintle get pods -A` lists pods".to_owned(),
+            count if count <= MOST_ERRORS => format!("these manifests are wrong:{list}"),
+            count => format!(
+                "these manifests are wrong:{list}\n    and {} more, see `pintle explain manifests`",
+                count - MOST_ERRORS
+            ),
+        };
+        Status::not_found(format!("no pod {name:?} in namespace {namespace:?}; {why}"))
+    }
+}
+
+/// How many manifest errors are told with a pod that is not there.
+const MOST_ERRORS: usize = 5;
+
+fn refused(full: &str, status: &api::PodStatus) -> serde_json::Value {
+    let message = status.message.clone().unwrap_or_default();
+    let text = format!("{full} is not Ready\n└─ {message}; next: nothing, until its manifest changes\n");
+    json!({ "pod": full, "ready": false, "refused": status, "text": text })
+}
+
+fn with_text(explanation: &Explanation) -> Result<serde_json::Value, Status> {
+    let mut answer = serde_json::to_value(explanation).map_err(|e| Status::internal(e.to_string()))?;
+    if let Some(fields) = answer.as_object_mut() {
+        fields.insert("text".into(), explanation.to_string().into());
+    }
+    Ok(answer)
 }

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::core::v1 as api;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use pintle_core::ids::PodUid;
+use pintle_core::manifest::SEEN_ANNOTATION;
 use pintle_core::model::{DesiredPod, Goal, Observed};
 use pintle_core::pod_sources::SourceError;
 
@@ -66,11 +68,14 @@ impl StatusManager {
         self.shared().pods.remove(uid);
     }
 
-    /// Takes what is wrong with manifests, and which pods wait for which other.
-    pub(crate) fn set_sources(&self, errors: Vec<SourceError>, waiting: Vec<(Arc<DesiredPod>, PodUid)>) {
-        let mut shared = self.shared();
-        shared.errors = errors;
-        shared.waiting = waiting;
+    /// Takes what is wrong with manifests.
+    pub(crate) fn set_errors(&self, errors: Vec<SourceError>) {
+        self.shared().errors = errors;
+    }
+
+    /// Takes which pods wait for which other to be gone.
+    pub(crate) fn set_waiting(&self, waiting: Vec<(Arc<DesiredPod>, PodUid)>) {
+        self.shared().waiting = waiting;
     }
 
     /// What is wrong with manifests.
@@ -99,14 +104,19 @@ impl Entry {
         let mut object = self.pod.as_ref()?.pod.clone();
         object.metadata.resource_version = Some((self.version + 1).to_string());
         // A pod that no API server made began when the node took it up.
-        object.metadata.creation_timestamp =
-            object.metadata.creation_timestamp.or_else(|| self.status.start_time.clone());
+        let began = self.status.start_time.clone().or_else(|| seen(&object));
+        object.metadata.creation_timestamp = object.metadata.creation_timestamp.or(began);
         object.status = Some(self.status.clone());
         if let Some((Goal::Terminate { deadline, .. }, _)) = &self.basis {
             let at = k8s_openapi::jiff::Timestamp::from_nanosecond(i128::from(deadline.as_nanos()));
-            object.metadata.deletion_timestamp =
-                at.ok().map(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time);
+            object.metadata.deletion_timestamp = at.ok().map(Time);
         }
         Some(object)
     }
+}
+
+/// When its manifest was first seen: all there is of a pod that was refused.
+fn seen(pod: &api::Pod) -> Option<Time> {
+    let text = pod.metadata.annotations.as_ref()?.get(SEEN_ANNOTATION)?;
+    text.parse().ok().map(Time)
 }

@@ -22,17 +22,21 @@ pub struct Explanation {
     pub pod: Option<String>,
     /// Whether the pod is Ready.
     pub ready: bool,
+    /// When this was so.
+    #[serde(serialize_with = "rfc3339")]
+    pub at: Timestamp,
     /// What is so, and because of what.
     pub links: Vec<Link>,
 }
 
 /// One thing that is so.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Link {
     /// What.
     pub what: What,
     /// Since when, if a fact tells.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339_of_some")]
     pub since: Option<Timestamp>,
     /// What it follows from.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -41,7 +45,7 @@ pub struct Link {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<Next>,
     /// When; absent if now or when something else happens.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339_of_some")]
     pub next_at: Option<Timestamp>,
 }
 
@@ -60,7 +64,7 @@ pub enum What {
     /// The pod is going away.
     PodTerminating {
         /// When the last container must be gone.
-        #[serde(skip_serializing_if = "Option::is_none")]
+        #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339_of_some")]
         deadline: Option<Timestamp>,
     },
     /// Nothing of the pod is left.
@@ -83,6 +87,9 @@ pub enum What {
         exit_code: i32,
         /// Its reason.
         reason: String,
+        /// What is known beyond that.
+        #[serde(skip_serializing_if = "String::is_empty")]
+        message: String,
     },
     /// It ended so often that the next start is delayed.
     RestartBackOff {
@@ -150,6 +157,8 @@ pub enum Next {
     PullImage,
     /// The container is stopped.
     StopContainer,
+    /// What has not stopped when asked to is killed.
+    KillContainers,
     /// What is left is removed.
     Remove,
     /// The end of what is under way is awaited.
@@ -168,16 +177,18 @@ pub fn explain(goal: &Goal, observed: &Observed, now: Timestamp, policy: &Policy
     Explanation {
         pod: situation.pod.map(|pod| format!("{}/{}", pod.namespace(), pod.name())),
         ready: pod_is_ready(&situation),
+        at: now,
         links: stage.into_iter().chain(containers).collect(),
     }
 }
 
 /// Explains a pod that has no worker yet: see [`WorkerSet::waiting`](crate::pod_workers::WorkerSet::waiting).
-pub fn explain_waiting(pod: &DesiredPod, predecessor: &PodUid) -> Explanation {
+pub fn explain_waiting(pod: &DesiredPod, predecessor: &PodUid, now: Timestamp) -> Explanation {
     let what = What::WaitsForPredecessor { uid: predecessor.clone() };
     Explanation {
         pod: Some(format!("{}/{}", pod.namespace(), pod.name())),
         ready: false,
+        at: now,
         links: vec![link(what, Some(Next::Await))],
     }
 }
@@ -202,7 +213,7 @@ fn stage_link(situation: &Situation<'_>) -> Option<Link> {
         Stage::Over => link(What::PodOver, Some(Next::Rest)),
         Stage::Stopping { deadline } => {
             let what = What::PodTerminating { deadline: Some(deadline) };
-            Link { next_at: Some(deadline), ..link(what, Some(Next::StopContainer)) }
+            Link { next_at: Some(deadline), ..link(what, Some(Next::KillContainers)) }
         }
         Stage::Removing | Stage::CleaningUp => {
             link(What::PodTerminating { deadline: None }, Some(Next::Remove))
@@ -325,9 +336,28 @@ fn running_since(container: &Container) -> Option<Timestamp> {
 }
 
 fn ended(container: &Container) -> Option<Link> {
-    let ContainerState::Exited { finished_at, exit_code, reason, .. } = &container.state else { return None };
-    let what = What::Ended { attempt: container.attempt, exit_code: *exit_code, reason: reason.clone() };
+    let ContainerState::Exited { finished_at, exit_code, reason, message, .. } = &container.state else {
+        return None;
+    };
+    let what = What::Ended {
+        attempt: container.attempt,
+        exit_code: *exit_code,
+        reason: reason.clone(),
+        message: message.clone(),
+    };
     Some(Link { since: Some(*finished_at), ..link(what, None) })
+}
+
+fn rfc3339<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(at)
+}
+
+#[expect(clippy::ref_option, reason = "serde hands the field over by reference")]
+fn rfc3339_of_some<S: serde::Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => rfc3339(at, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 impl fmt::Display for What {
@@ -337,15 +367,16 @@ impl fmt::Display for What {
             Self::NoSandbox => f.write_str("the pod has no sandbox yet"),
             Self::NotPrepared => f.write_str("the pod's cgroup and volumes are not ready"),
             Self::PodOver => f.write_str("the pod has ended, and its restart policy lets it rest"),
-            Self::PodTerminating { deadline: Some(at) } => write!(f, "the pod is terminating, by {at}"),
+            Self::PodTerminating { deadline: Some(_) } => f.write_str("the pod is terminating"),
             Self::PodTerminating { deadline: None } => {
                 f.write_str("the pod is terminating, nothing of it runs")
             }
             Self::PodGone => f.write_str("nothing is left of the pod"),
             Self::ContainerRuns { name } => write!(f, "container {name} runs"),
             Self::ContainerDown { name } => write!(f, "container {name} does not run"),
-            Self::Ended { attempt, exit_code, reason } => {
-                write!(f, "run {attempt} ended with exit code {exit_code} ({reason})")
+            Self::Ended { attempt, exit_code, reason, message } => {
+                write!(f, "run {attempt} ended with exit code {exit_code} ({reason})")?;
+                write_message(f, message)
             }
             Self::RestartBackOff { seconds } => {
                 write!(f, "it ends too soon: restarts are delayed by {}", short_duration(*seconds))
@@ -374,6 +405,7 @@ impl fmt::Display for Next {
             Self::StartContainer { attempt } => write!(f, "start run {attempt}"),
             Self::PullImage => f.write_str("pull the image"),
             Self::StopContainer => f.write_str("stop"),
+            Self::KillContainers => f.write_str("kill what still runs"),
             Self::Remove => f.write_str("remove what is left"),
             Self::Await => f.write_str("wait for what is under way"),
             Self::NeedsImage => f.write_str("nothing, until the image is brought to the node"),
@@ -387,26 +419,42 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pod = self.pod.as_deref().unwrap_or("a pod without a manifest");
         writeln!(f, "{pod} is {}", if self.ready { "Ready" } else { "not Ready" })?;
-        write_links(f, &self.links, "")
+        write_links(f, self.at, &self.links, "")
     }
 }
 
-fn write_links(f: &mut fmt::Formatter<'_>, links: &[Link], indent: &str) -> fmt::Result {
+/// A container's last words may be many lines; the last of them says most, and the tree stays a tree.
+fn write_message(f: &mut fmt::Formatter<'_>, message: &str) -> fmt::Result {
+    match message.lines().map(str::trim).rfind(|line| !line.is_empty()) {
+        Some(line) => write!(f, ": {}", line.escape_debug()),
+        None => Ok(()),
+    }
+}
+
+fn write_links(f: &mut fmt::Formatter<'_>, now: Timestamp, links: &[Link], indent: &str) -> fmt::Result {
     for (index, link) in links.iter().enumerate() {
         let last = index + 1 == links.len();
         let (branch, deeper) = if last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
         write!(f, "{indent}{branch}{}", link.what)?;
         if let Some(since) = link.since {
-            write!(f, " [since {since}]")?;
+            write!(f, " [since {}, {} ago]", since.whole_second(), rough(now.since(since)))?;
         }
         if let Some(next) = &link.next {
             write!(f, "; next: {next}")?;
         }
         if let Some(at) = link.next_at {
-            write!(f, " at {at}")?;
+            write!(f, " in {}, at {}", rough(at.since(now)), at.whole_second())?;
         }
         writeln!(f)?;
-        write_links(f, &link.because, &format!("{indent}{deeper}"))?;
+        write_links(f, now, &link.because, &format!("{indent}{deeper}"))?;
     }
     Ok(())
+}
+
+/// To the second, or to the minute if it is hours.
+fn rough(time: std::time::Duration) -> String {
+    match time.as_secs() {
+        seconds if seconds < 3600 => short_duration(seconds),
+        seconds => format!("{}h{}m", seconds / 3600, seconds % 3600 / 60),
+    }
 }

@@ -22,6 +22,12 @@ impl Timestamp {
         self.0
     }
 
+    /// The second it lies in.
+    #[must_use]
+    pub const fn whole_second(self) -> Self {
+        Self(self.0 - self.0.rem_euclid(1_000_000_000))
+    }
+
     /// How long `earlier` was ago; zero if it lies ahead, as after a clock step.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))

@@ -50,6 +50,10 @@ fn a_manifest_that_broke_while_the_agent_was_away_keeps_its_pod_and_is_explained
     assert!(told.contains("a.yaml:6:3: spec.restartPolcy: unknown field"), "{told}");
     assert!(told.contains("default/a-n1 keeps running"), "{told}");
     assert!(node.log().contains("a.yaml:6:3: spec.restartPolcy"), "{}", node.log());
+    let told = node.pintle(&["explain", "pod/a"]);
+    assert!(told.contains("a-n1 is Ready") && told.contains("a.yaml:6:3: spec.restartPolcy"), "{told}");
+    let unknown = String::from_utf8(node.try_pintle(&["explain", "pod/nosuch"]).stderr).unwrap();
+    assert!(unknown.contains("no pod \"nosuch\"") && unknown.contains("a.yaml:6:3"), "{unknown}");
     node.finish();
 }
 
@@ -85,6 +89,7 @@ fn a_grace_period_does_not_begin_anew_when_the_agent_restarts() {
         (pod["spec"]["terminationGracePeriodSeconds"] == 1).then_some(())
     });
     node.wait_ready("a");
+    assert_eq!(node.pintle(&["explain", "manifests"]), "every manifest is accepted\n");
     node.finish();
 }
 
@@ -121,7 +126,10 @@ fn a_pod_that_does_not_fit_is_refused_and_explained_and_a_restart_evicts_nobody(
     node.manifest("a-second.yaml", &pod("second", "", "exec sleep infinity"));
     let refused = node.wait_pod("second", |pod| pod["status"]["phase"] == "Failed");
     assert_eq!(refused["status"]["reason"], "OutOfpods");
-    assert!(node.pintle(&["explain", "pod/second"]).contains("pods, requested: 1, used: 1"));
+    let told = node.pintle(&["explain", "pod/second"]);
+    assert!(told.starts_with("default/second-n1 is not Ready\n"), "{told}");
+    assert!(told.contains("pods, requested: 1, used: 1"), "{told}");
+    assert!(!node.pintle(&["get", "pods", "second-n1"]).contains("<unknown>"), "its age is known");
     node.kill();
     node.spawn();
     node.wait_pod("second", |pod| pod["status"]["reason"] == "OutOfpods");
