@@ -12,7 +12,8 @@
 //!
 //! Only `*.yaml`, `*.yml` and `*.json` that do not begin with a dot are manifests, so that no editor's, sed's or package
 //! manager's temporary file ever is one. Links to regular files are followed, as the kubelet does: the directory is the
-//! administrator's. A file that cannot be read, or a directory that has gone away, changes nothing. Parsing is not done
+//! administrator's. A file that cannot be read, or a directory that was moved away or
+//! unmounted, changes nothing; one whose files were deleted before it has none. Parsing is not done
 //! here. Runs on a thread of its own, because a manifest may lie on a file system that hangs.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,8 @@ use tracing::{debug, info, warn};
 const MAX_MANIFEST: u64 = pintle_core::manifest::MAX_BYTES as u64;
 /// The most files of the directory that are taken.
 const MAX_FILES: usize = 4096;
+/// How often a directory that is not there is looked for.
+const LOOK_FOR_DIR: Duration = Duration::from_secs(1);
 /// How long a file must have been gone before its pods are.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -118,11 +121,11 @@ impl Watcher {
         while !sender.is_closed() {
             let names = self.wait();
             let before = self.snapshot.clone();
+            // Also before a full read, which finds nothing to read when the directory was deleted with what was in it.
+            names.iter().for_each(|name| self.read_one(name));
             if Instant::now() >= self.next_full {
                 debug!(dir = %self.dir.display(), "full re-read of the manifests");
                 self.read_all();
-            } else {
-                names.iter().for_each(|name| self.read_one(name));
             }
             self.forget_missing(Instant::now());
             if self.snapshot != before {
@@ -160,7 +163,9 @@ impl Watcher {
             Err(_) => return names,
         };
         for (mask, name) in events {
-            if mask.intersects(EventMask::Q_OVERFLOW | EventMask::IGNORED | EventMask::UNMOUNT) {
+            if mask.intersects(
+                EventMask::Q_OVERFLOW | EventMask::IGNORED | EventMask::UNMOUNT | EventMask::MOVE_SELF,
+            ) {
                 self.next_full = Instant::now();
             }
             let Some(name) = name.filter(|name| is_manifest(name)) else { continue };
@@ -188,17 +193,12 @@ impl Watcher {
         // A writer that died without an event we saw must not hide its file for ever.
         let period = self.period;
         self.being_written.retain(|_, since| now.duration_since(*since) < period);
-        if let Err(e) = add_watch(&self.inotify, &self.dir) {
-            warn!(dir = %self.dir.display(), error = %e, "the manifest directory cannot be watched; pods stay as they are");
-            return;
-        }
-        let entries = match std::fs::read_dir(&self.dir) {
+        let watched = add_watch(&self.inotify, &self.dir);
+        let entries = match watched.and_then(|()| std::fs::read_dir(&self.dir)) {
             Ok(entries) => entries,
-            Err(e) => {
-                warn!(dir = %self.dir.display(), error = %e, "the manifest directory cannot be read; pods stay as they are");
-                return;
-            }
+            Err(e) => return self.note_no_directory(&e, now),
         };
+        self.snapshot.unreadable.remove(&self.dir);
         let mut names: BTreeSet<OsString> =
             entries.flatten().map(|entry| entry.file_name()).filter(|name| is_manifest(name)).collect();
         if names.len() > MAX_FILES {
@@ -211,6 +211,13 @@ impl Watcher {
         names.iter().for_each(|name| self.read_one(name));
     }
 
+    /// It is told with the manifests that are wrong, and looked for more often until it is there.
+    fn note_no_directory(&mut self, error: &std::io::Error, now: Instant) {
+        self.next_full = now + self.period.min(LOOK_FOR_DIR);
+        let told = format!("the manifest directory: {error}; pods stay as they are");
+        self.snapshot.unreadable.insert(self.dir.clone(), told);
+    }
+
     fn read_one(&mut self, name: &OsStr) {
         let path = self.dir.join(name);
         match read_bounded(&path) {
@@ -218,7 +225,7 @@ impl Watcher {
                 self.missing.remove(name);
                 self.snapshot.unreadable.remove(&path);
                 if self.snapshot.files.get(&path).is_none_or(|old| **old != *bytes) {
-                    info!(file = %path.display(), bytes = bytes.len(), "manifest read");
+                    debug!(file = %path.display(), bytes = bytes.len(), "manifest read");
                     self.snapshot.files.insert(path, bytes.into());
                 }
             }
@@ -236,6 +243,8 @@ impl Watcher {
         self.snapshot.unreadable.remove(path);
         if self.snapshot.files.contains_key(path) {
             self.missing.entry(name.to_owned()).or_insert_with(Instant::now);
+        } else if self.is_link(name) && !path.exists() {
+            self.snapshot.unreadable.insert(path.to_owned(), "it is a link to nothing".to_owned());
         }
     }
 
@@ -259,7 +268,8 @@ impl Watcher {
 fn add_watch(inotify: &Inotify, dir: &Path) -> std::io::Result<()> {
     let changes = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::MOVED_FROM | WatchMask::DELETE;
     let under_way = WatchMask::CREATE | WatchMask::MODIFY | WatchMask::ATTRIB;
-    inotify.watches().add(dir, changes | under_way | WatchMask::ONLYDIR).map(drop)
+    let itself = WatchMask::MOVE_SELF | WatchMask::ONLYDIR;
+    inotify.watches().add(dir, changes | under_way | itself).map(drop)
 }
 
 fn is_manifest(name: &OsStr) -> bool {
@@ -427,6 +437,37 @@ mod tests {
         std::fs::rename(&aside, f.dir.path()).expect("moved back");
         f.write("b.yaml", "two");
         f.expect(&[("a.yaml", "one"), ("b.yaml", "two")]).await;
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_made_again_is_found_long_before_the_next_full_read_and_missed_meanwhile() {
+        let mut f = Fixture::new(HOUR);
+        f.write("a.yaml", "one");
+        f.expect(&[("a.yaml", "one")]).await;
+        std::fs::remove_dir_all(f.dir.path()).expect("removed");
+        f.expect(&[]).await;
+        let dir = f.dir.path().to_owned();
+        let missed = |s: &Arc<Snapshot>| s.unreadable.contains_key(&dir);
+        let told = tokio::time::timeout(Duration::from_secs(10), f.snapshots.wait_for(missed)).await;
+        assert!(told.is_ok_and(|seen| seen.is_ok()), "the directory is told to be missing");
+        std::fs::create_dir(f.dir.path()).expect("made again");
+        f.write("b.yaml", "two");
+        f.expect(&[("b.yaml", "two")]).await;
+        assert!(f.snapshots.borrow().unreadable.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_link_to_nothing_is_told_until_it_leads_somewhere() {
+        let mut f = Fixture::new(HOUR);
+        std::os::unix::fs::symlink(f.path("target"), f.path("l.yaml")).expect("link");
+        let link = f.path("l.yaml");
+        let dangling = |s: &Arc<Snapshot>| s.unreadable.contains_key(&link);
+        let told = tokio::time::timeout(Duration::from_secs(10), f.snapshots.wait_for(dangling)).await;
+        assert!(told.is_ok_and(|seen| seen.is_ok()), "the link is told to lead nowhere");
+        std::fs::remove_file(f.path("l.yaml")).expect("removed");
+        f.write("l.yaml", "one");
+        f.expect(&[("l.yaml", "one")]).await;
+        assert!(f.snapshots.borrow().unreadable.is_empty());
     }
 
     #[tokio::test]
