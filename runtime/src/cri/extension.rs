@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Reply, to_status};
+use super::{Reply, to_image_status, to_status};
 use crate::{Engine, engine::images};
 
 /// How many messages to, or chunks from, a caller wait at most.
@@ -56,7 +56,7 @@ impl Images for Engine {
             });
             let pulled = engine.pull_image(&request.image, auth, Some(Arc::new(progress))).await;
             let last = pulled
-                .map_err(|error| to_status(&error))
+                .map_err(|error| to_image_status(&error))
                 .map(|image_ref| ext::PullEvent { event: Some(pull_event::Event::ImageRef(image_ref)) });
             tell(&events, last).await;
         });
@@ -84,7 +84,7 @@ async fn import(
                 tell(&events, Ok(event(import_event::Event::Imported(image)))).await;
             }
         }
-        Err(error) => tell(&events, Err(to_status(&error))).await,
+        Err(error) => tell(&events, Err(to_image_status(&error))).await,
     }
 }
 

@@ -3,7 +3,7 @@
 use pintle_cri_api::v1::{self as cri, image_service_server::ImageService};
 use tonic::{Request, Status};
 
-use super::{Reply, events::Streamed, images, reply};
+use super::{Reply, events::Streamed, image_reply, images, reply};
 use crate::Engine;
 
 #[tonic::async_trait]
@@ -22,18 +22,18 @@ impl ImageService for Engine {
         &self,
         request: Request<cri::ImageStatusRequest>,
     ) -> Reply<cri::ImageStatusResponse> {
-        reply(images::status(self, request.into_inner()).await)
+        image_reply(images::status(self, request.into_inner()).await)
     }
 
     async fn pull_image(&self, request: Request<cri::PullImageRequest>) -> Reply<cri::PullImageResponse> {
-        reply(images::pull(self, request.into_inner()).await)
+        image_reply(images::pull(self, request.into_inner()).await)
     }
 
     async fn remove_image(
         &self,
         request: Request<cri::RemoveImageRequest>,
     ) -> Reply<cri::RemoveImageResponse> {
-        reply(images::remove(self, request.into_inner()).await)
+        image_reply(images::remove(self, request.into_inner()).await)
     }
 
     async fn image_fs_info(&self, _: Request<cri::ImageFsInfoRequest>) -> Reply<cri::ImageFsInfoResponse> {

@@ -16,7 +16,7 @@ mod stats;
 mod status;
 
 pub use node::{API_VERSION, RUNTIME_NAME};
-pub use status::to_status;
+pub use status::{to_image_status, to_status};
 
 /// The answer to a call.
 type Reply<T> = std::result::Result<tonic::Response<T>, tonic::Status>;
@@ -24,4 +24,9 @@ type Reply<T> = std::result::Result<tonic::Response<T>, tonic::Status>;
 /// Turns the engine's outcome into the call's.
 fn reply<T>(outcome: crate::Result<T>) -> Reply<T> {
     outcome.map(tonic::Response::new).map_err(|error| to_status(&error))
+}
+
+/// The same for a call that is about one image.
+fn image_reply<T>(outcome: crate::Result<T>) -> Reply<T> {
+    outcome.map(tonic::Response::new).map_err(|error| to_image_status(&error))
 }

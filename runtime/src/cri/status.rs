@@ -12,6 +12,16 @@ pub fn to_status(error: &Error) -> Status {
     Status::new(code(error), error.chain())
 }
 
+/// The status for an error of a call that is about one image: the caller knows what it asked for and of which image, and
+/// is told the cause alone.
+#[must_use]
+pub fn to_image_status(error: &Error) -> Status {
+    if let Error::Image { source, .. } = error {
+        return Status::new(code(error), Error::causes(source));
+    }
+    to_status(error)
+}
+
 fn code(error: &Error) -> Code {
     match error {
         Error::InvalidArgument(_) => Code::InvalidArgument,
@@ -61,6 +71,14 @@ mod tests {
         let status = to_status(&error);
         assert_eq!(status.code(), Code::NotFound);
         assert_eq!(status.message(), "looking for image \"x\": image x not found");
+    }
+
+    #[test]
+    fn a_call_about_an_image_is_answered_with_the_cause_alone() {
+        let source = pintle_image::Error::NotFound { what: "image x".to_owned() };
+        let error = Error::Image { operation: "pulling image \"x\"".to_owned(), source };
+        let status = to_image_status(&error);
+        assert_eq!((status.code(), status.message()), (Code::NotFound, "image x not found"));
     }
 
     #[test]

@@ -145,8 +145,13 @@ impl EngineError {
     /// The text with every cause, joined by colons.
     #[must_use]
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
+        Self::causes(self)
+    }
+
+    /// The same of any error.
+    pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+        let mut text = error.to_string();
+        let mut cause = error.source();
         while let Some(error) = cause {
             text.push_str(": ");
             text.push_str(&error.to_string());

@@ -24,7 +24,14 @@ pub fn sandbox(config: &PodSandboxConfig) -> Result<(), Error> {
         seccomp(profile, security.map_or("", |s| old_sandbox_profile(s)))?;
     }
     if linux.is_some_and(|linux| !linux.sysctls.is_empty()) {
-        return Err(Error::unsupported("sysctls", "sysctls are not supported yet"));
+        return Err(Error::unsupported("sysctls", "not supported yet"));
+    }
+    let parent = linux.map_or("", |linux| linux.cgroup_parent.as_str());
+    if parent.split('/').any(|part| matches!(part, "." | "..")) || parent.contains(char::is_control) {
+        return Err(Error::invalid(
+            "linux.cgroup_parent",
+            format!("{parent:?} leads out of the cgroup tree"),
+        ));
     }
     if let Some(mapping) = config.port_mappings.iter().find(|mapping| mapping.host_port != 0) {
         let reason =
@@ -166,6 +173,21 @@ mod tests {
         assert!(container(&ContainerConfig { log_path: "../x".to_owned(), ..good() }).is_err());
         assert!(container(&ContainerConfig { log_path: "/x".to_owned(), ..good() }).is_err());
         container(&ContainerConfig { log_path: "app/0.log".to_owned(), ..good() }).unwrap();
+    }
+
+    #[test]
+    fn a_cgroup_parent_cannot_lead_out_of_the_cgroup_tree() {
+        let with = |cgroup_parent: &str| {
+            let linux =
+                LinuxPodSandboxConfig { cgroup_parent: cgroup_parent.to_owned(), ..Default::default() };
+            sandbox(&PodSandboxConfig { linux: Some(linux), ..Default::default() })
+        };
+        for hostile in ["/../../x", "..", "/a/./b", "/a\n"] {
+            assert!(matches!(with(hostile), Err(Error::Invalid { .. })), "{hostile:?}");
+        }
+        for good in ["", "/kubepods/besteffort/podu1", "/a..b"] {
+            with(good).unwrap();
+        }
     }
 
     #[test]
