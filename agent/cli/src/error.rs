@@ -11,16 +11,23 @@ use tonic::Code;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Noun {
     Pod,
+    /// A pod of Kubernetes, whose sandbox may not be there.
+    KubernetesPod,
     Container,
+    /// Either, where one name may mean one or the other.
+    ContainerOrPod,
     Image,
+    /// An image in a registry.
+    RemoteImage,
 }
 
 impl fmt::Display for Noun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Pod => "pod",
+            Self::Pod | Self::KubernetesPod => "pod",
             Self::Container => "container",
-            Self::Image => "image",
+            Self::ContainerOrPod => "container or pod",
+            Self::Image | Self::RemoteImage => "image",
         })
     }
 }
@@ -29,8 +36,15 @@ impl Noun {
     fn listing(self) -> &'static str {
         match self {
             Self::Pod => "'pintle pods' lists the pods",
+            Self::KubernetesPod => {
+                "'pintle get pods -A' lists the pods, 'pintle explain manifests' what is wrong with manifests"
+            }
             Self::Container => "'pintle ps -a' lists the containers",
+            Self::ContainerOrPod => "'pintle ps -a' lists the containers and their pods",
             Self::Image => "'pintle images' lists the images",
+            Self::RemoteImage => {
+                "the registry has no such name or tag, or shows it only to those who log in: --creds"
+            }
         }
     }
 }
@@ -91,11 +105,22 @@ impl CliError {
             }
             Self::Call {
                 code: Code::PermissionDenied | Code::Unauthenticated,
-                noun: Some(Noun::Image),
+                noun: Some(Noun::RemoteImage),
                 ..
             } => "--creds USER:PASSWORD logs in at the registry",
+            Self::Call { code: Code::Unavailable, noun: Some(Noun::RemoteImage), .. } => {
+                "is the registry's name right, and is it up? mirrors and http are set in the runtime's --registry-config"
+            }
             Self::Call { code: Code::Unavailable, .. } => "did the runtime stop? look at its log",
-            Self::Call { code: Code::Unimplemented, .. } => "this runtime does not offer that call",
+            Self::Call { code: Code::FailedPrecondition, noun: Some(Noun::Image), message, .. }
+                if message.contains("in use") =>
+            {
+                "'pintle ps -a' shows the containers; the image can go when they are removed"
+            }
+            // A runtime that knows the call and refuses what is asked of it says so itself.
+            Self::Call { code: Code::Unimplemented, message, .. } if unknown_call(message) => {
+                "this runtime does not offer that call"
+            }
             Self::TimedOut { .. } => "--timeout waits longer",
             Self::Ambiguous { .. } => "give more digits of the id",
             Self::WhichContainer { .. } => "choose one with -c",
@@ -145,6 +170,11 @@ impl CliError {
     }
 }
 
+/// Whether gRPC itself says that nobody answers this call.
+fn unknown_call(message: &str) -> bool {
+    message.is_empty() || message.contains("unknown service") || message.contains("unknown method")
+}
+
 fn reports(errors: &[CliError]) -> String {
     errors.iter().map(CliError::report).collect::<Vec<_>>().join("\n")
 }
@@ -165,6 +195,33 @@ mod tests {
     fn an_unknown_container_points_to_the_list() {
         let error = CliError::NotFound { noun: Noun::Container, wanted: "web".into() };
         assert_eq!(error.report(), "no container \"web\"\n  hint: 'pintle ps -a' lists the containers");
+    }
+
+    #[test]
+    fn a_field_that_is_not_supported_is_not_called_a_missing_call() {
+        let refused = |message: &str| CliError::Call {
+            what: "run the pod".into(),
+            message: message.into(),
+            code: Code::Unimplemented,
+            noun: None,
+        };
+        assert_eq!(refused("sysctls: not supported yet").hint(), None);
+        assert!(refused("unknown service runtime.v1.RuntimeService").hint().is_some());
+    }
+
+    #[test]
+    fn a_pull_that_fails_points_to_the_registry_and_not_to_the_runtime() {
+        for (code, hint) in [
+            (Code::Unavailable, "registry"),
+            (Code::NotFound, "registry"),
+            (Code::PermissionDenied, "--creds"),
+        ] {
+            let (what, message) = ("pull x:1".into(), "it failed".into());
+            let report = CliError::Call { what, message, code, noun: Some(Noun::RemoteImage) }
+                .hint()
+                .unwrap_or_default();
+            assert!(report.contains(hint) && !report.contains("did the runtime stop"), "{report}");
+        }
     }
 
     #[test]

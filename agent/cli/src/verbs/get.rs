@@ -64,8 +64,8 @@ pub(crate) async fn run(args: GetArgs, session: &Session, io: &mut Io<'_>) -> Re
     let mut client = session.pintle_agent().await?;
     let answer = session.call_pintle("list Kubernetes pods", client.pods(request)).await?;
     match args.output {
-        Format::Json => output::tree(io, TreeFormat::Json, &parse::<Value>(&answer.json)?),
-        Format::Yaml => output::tree(io, TreeFormat::Yaml, &parse::<Value>(&answer.json)?),
+        Format::Json => output::tree(io, TreeFormat::Json, &object(&args, &answer.json)?),
+        Format::Yaml => output::tree(io, TreeFormat::Yaml, &object(&args, &answer.json)?),
         Format::Table | Format::Wide => {
             let list: List<Pod> = parse(&answer.json)?;
             print(io, &args, &list.items)
@@ -78,10 +78,31 @@ fn parse<T: serde::de::DeserializeOwned>(json: &str) -> Result<T, CliError> {
         .map_err(|error| CliError::Answer { what: "list Kubernetes pods", reason: error.to_string() })
 }
 
+/// The list, or the one pod that was asked for, as kubectl prints it.
+fn object(args: &PodsArgs, json: &str) -> Result<Value, CliError> {
+    let mut list: Value = parse(json)?;
+    let Some(name) = &args.name else { return Ok(list) };
+    match list["items"].as_array_mut().map(std::mem::take).unwrap_or_default().into_iter().next() {
+        Some(Value::Object(pod)) => {
+            let mut whole: serde_json::Map<String, Value> =
+                [("apiVersion".to_owned(), "v1".into()), ("kind".to_owned(), "Pod".into())]
+                    .into_iter()
+                    .collect();
+            whole.extend(pod);
+            Ok(Value::Object(whole))
+        }
+        Some(_) | None => Err(no_such_pod(name)),
+    }
+}
+
+fn no_such_pod(name: &str) -> CliError {
+    CliError::NotFound { noun: Noun::KubernetesPod, wanted: name.to_owned() }
+}
+
 fn print(io: &mut Io<'_>, args: &PodsArgs, pods: &[Pod]) -> Result<(), CliError> {
     if pods.is_empty() {
         match &args.name {
-            Some(name) => return Err(CliError::NotFound { noun: Noun::Pod, wanted: name.clone() }),
+            Some(name) => return Err(no_such_pod(name)),
             None if args.all_namespaces => writeln!(io.err, "No resources found")?,
             None => writeln!(io.err, "No resources found in {} namespace.", args.namespace)?,
         }
@@ -142,6 +163,17 @@ mod tests {
         let expected =
             "NAME   READY   STATUS    RESTARTS   AGE\nweb    0/0     Running   0          <unknown>\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn one_pod_that_was_asked_for_is_no_list() {
+        let one = PodsArgs { name: Some("web".into()), ..args(false, Format::Json) };
+        let list = r#"{"kind":"PodList","items":[{"metadata":{"name":"web"}}]}"#;
+        let pod = object(&one, list).unwrap();
+        assert_eq!((&pod["kind"], &pod["metadata"]["name"]), (&"Pod".into(), &"web".into()));
+        let told = object(&one, r#"{"kind":"PodList","items":[]}"#).unwrap_err().report();
+        assert!(told.contains("pintle get pods -A"), "{told}");
+        assert_eq!(object(&args(false, Format::Json), list).unwrap()["kind"], "PodList");
     }
 
     #[test]

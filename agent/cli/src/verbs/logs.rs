@@ -97,7 +97,7 @@ async fn container_id(args: &LogsArgs, session: &Session) -> Result<String, CliE
     match (resolve::pod(&args.name, &pods), &args.container) {
         (Ok(pod), wanted) => of_pod(pod, wanted.as_deref(), containers),
         (Err(CliError::NotFound { .. }), None) => {
-            Err(CliError::NotFound { noun: Noun::Container, wanted: args.name.clone() })
+            Err(CliError::NotFound { noun: Noun::ContainerOrPod, wanted: args.name.clone() })
         }
         (Err(error), _) => Err(error),
     }
@@ -112,13 +112,14 @@ fn of_pod(
     if let Some(wanted) = wanted {
         return Ok(resolve::container(wanted, &containers)?.id.clone());
     }
+    let pod_name = pod.metadata.as_ref().map_or(&pod.id, |metadata| &metadata.name);
     let mut names: Vec<String> = containers.iter().map(name_of).collect();
     names.sort();
     names.dedup();
     match names.as_slice() {
-        [] => Err(CliError::NotFound { noun: Noun::Container, wanted: pod.id.clone() }),
+        [] => Err(CliError::NotFound { noun: Noun::Container, wanted: pod_name.clone() }),
         [only] => Ok(resolve::container(only, &containers)?.id.clone()),
-        _ => Err(CliError::WhichContainer { pod: pod.id.clone(), containers: names }),
+        _ => Err(CliError::WhichContainer { pod: pod_name.clone(), containers: names }),
     }
 }
 

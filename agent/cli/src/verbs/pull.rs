@@ -90,7 +90,7 @@ pub(crate) async fn pull(
     sandbox_config: Option<pintle_cri_api::v1::PodSandboxConfig>,
 ) -> Result<String, CliError> {
     let mut client = session.images().await?;
-    let call = Call::slow(format!("pull {}", image.image)).on(Noun::Image);
+    let call = Call::slow(format!("pull {}", image.image)).on(Noun::RemoteImage);
     let request = PullImageRequest { image: Some(image), auth, sandbox_config };
     Ok(session.call(call, client.pull_image(request)).await?.image_ref)
 }
@@ -101,7 +101,7 @@ async fn with_bars(
     auth: Option<AuthConfig>,
     session: &Session,
 ) -> Result<Option<String>, CliError> {
-    let call = Call::slow(format!("pull {image}")).on(Noun::Image);
+    let call = Call::slow(format!("pull {image}")).on(Noun::RemoteImage);
     let request = ext::PullRequest { image: image.to_owned(), auth: auth.map(extension_auth) };
     let mut client = session.pintle_images().await?;
     let mut events = match session.call_pintle("pull with progress", client.pull(request)).await {
