@@ -1,10 +1,11 @@
 //! emptyDir: a directory of the pod, on disk or as a tmpfs.
 //!
-//! In: where it is to be and `EmptyDirVolumeSource`. Out: it is there, mode 0777. `sizeLimit` bounds the memory kind by
-//! the file system's size; on disk it is for eviction to enforce, which is not done here.
+//! In: where it is to be, `EmptyDirVolumeSource`, `fsGroup`. Out: it is there, mode 0777; with a group, it belongs to the
+//! group and so does what is made in it (setgid). `sizeLimit` bounds the memory kind by the file system's size; on disk
+//! it is for eviction to enforce, which is not done here.
 
 use std::ffi::CString;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::EmptyDirVolumeSource;
@@ -18,12 +19,20 @@ use super::VolumeError;
 pub(super) const PLUGIN: &str = "empty-dir";
 
 /// Makes it; nothing happens if it is there.
-pub(super) fn ensure(path: &Path, source: &EmptyDirVolumeSource, volume: &str) -> Result<(), VolumeError> {
+pub(super) fn ensure(
+    path: &Path,
+    source: &EmptyDirVolumeSource,
+    volume: &str,
+    fs_group: Option<u32>,
+) -> Result<(), VolumeError> {
     super::make_dir(path)?;
     if is_memory(source) && !is_mount(path) {
         mount_tmpfs(path, source, volume)?;
     }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))
+    let set_gid = if fs_group.is_some() { 0o2000 } else { 0 };
+    // The owner first: chown takes the setgid bit away.
+    chown(path, None, fs_group)
+        .and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777 | set_gid)))
         .map_err(|source| VolumeError::Make { path: path.to_owned(), source })
 }
 

@@ -144,13 +144,16 @@ pub(crate) fn ensure(
     make_dir(&dirs.volumes(uid))?;
     make_dir(&dirs.pod(uid).join("containers"))?;
     let spec = pod.spec.as_ref();
+    let fs_group = spec
+        .and_then(|spec| spec.security_context.as_ref()?.fs_group)
+        .and_then(|group| u32::try_from(group).ok());
     let mut paths = BTreeMap::new();
     for volume in spec.and_then(|spec| spec.volumes.as_ref()).into_iter().flatten() {
         check_name(&volume.name)?;
         let path = match (&volume.empty_dir, &volume.host_path) {
             (Some(empty), _) => {
                 let path = dirs.volume(uid, empty_dir::PLUGIN, &volume.name);
-                empty_dir::ensure(&path, empty, &volume.name)?;
+                empty_dir::ensure(&path, empty, &volume.name, fs_group)?;
                 path
             }
             (None, Some(host)) => host_path::ensure(host)?,
@@ -259,6 +262,23 @@ mod tests {
         tear_down(&dirs, &uid).expect("gone");
         tear_down(&dirs, &uid).expect("gone twice");
         assert!(!dirs.pod(&uid).exists());
+    }
+
+    #[test]
+    fn an_empty_dir_of_a_pod_with_a_group_belongs_to_the_group_and_so_does_what_is_made_in_it() {
+        use std::os::unix::fs::MetadataExt as _;
+        let (_root, dirs, uid) = fixture();
+        let mut pod = pod(r#"[{"name":"v","emptyDir":{}},{"name":"m","emptyDir":{"medium":"Memory"}}]"#);
+        let context = api::PodSecurityContext { fs_group: Some(4321), ..Default::default() };
+        pod.spec.as_mut().expect("a spec").security_context = Some(context);
+        let paths = ensure(&dirs, &pod, &uid).expect("made");
+        for path in [&paths["v"], &paths["m"]] {
+            let made = path.metadata().expect("exists");
+            assert_eq!((made.gid(), made.mode() & 0o7777), (4321, 0o2777), "{}", path.display());
+            std::fs::write(path.join("file"), "x").expect("writable");
+            assert_eq!(path.join("file").metadata().expect("exists").gid(), 4321);
+        }
+        tear_down(&dirs, &uid).expect("gone");
     }
 
     #[test]
