@@ -145,7 +145,7 @@ pub(crate) struct Settings {
     pub(crate) pod_logs: PathBuf,
     /// The supervisor's binary, if it was said where it is.
     pub(crate) shim: Option<PathBuf>,
-    /// `RUST_LOG` syntax.
+    /// One of the five levels.
     pub(crate) log_level: String,
     /// How often all manifests are read.
     pub(crate) file_check: Duration,
@@ -214,8 +214,28 @@ fn parse(path: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
     serde_saphyr::from_str(text).map_err(|e| {
         let bare = e.without_snippet();
         let line = bare.location().map_or(0, |at| at.line());
-        ConfigError::Parse { path: path.to_owned(), line, reason: one_line(&bare.to_string()) }
+        ConfigError::Parse { path: path.to_owned(), line, reason: with_field(text, line, &bare.to_string()) }
     })
+}
+
+/// What is wrong, after the field that stands in that line; the parser says where itself, which is told already.
+fn with_field(text: &str, line: u64, reason: &str) -> String {
+    let reason = one_line(reason);
+    let reason = reason.split(" at line ").next().unwrap_or(&reason);
+    let index = usize::try_from(line).unwrap_or(0).checked_sub(1);
+    let key = index.and_then(|index| text.lines().nth(index)?.split_once(':')).map(|(key, _)| key.trim());
+    match key.filter(|key| !key.is_empty() && key.chars().all(char::is_alphanumeric) && !reason.contains(key))
+    {
+        Some(key) => format!("{key}: {reason}"),
+        None => reason.to_owned(),
+    }
+}
+
+fn check_log_level(level: &str) -> Result<(), String> {
+    match level {
+        "error" | "warn" | "info" | "debug" | "trace" => Ok(()),
+        other => Err(format!("{other:?} is none of error, warn, info, debug, trace")),
+    }
 }
 
 /// Merges file and flags and fills in the defaults.
@@ -238,12 +258,14 @@ pub(crate) fn settle(file: ConfigFile, flags: Flags, origin: &str) -> Result<Set
         if root == Path::new(DEFAULT_ROOT) { PathBuf::from(DEFAULT_LOGS) } else { root.join("log/pods") };
     let node_name = flags.node_name.or(file.node_name).unwrap_or_else(host_name);
     check_node_name(&node_name).map_err(|r| invalid("nodeName", &r))?;
+    let log_level = flags.log_level.or(file.log_level).unwrap_or_else(|| "info".into());
+    check_log_level(&log_level).map_err(|r| invalid("logLevel", &r))?;
     Ok(Settings {
         node_name,
         manifests: absolute(&manifests).map_err(|r| invalid("staticPodPath", &r))?,
         pod_logs: file.pod_logs_dir.unwrap_or(default_logs),
         shim: file.shim_path,
-        log_level: flags.log_level.or(file.log_level).unwrap_or_else(|| "info".into()),
+        log_level,
         file_check: positive(file.file_check_frequency, 20).map_err(|r| invalid("fileCheckFrequency", &r))?,
         audit_relist: positive(file.audit_relist_period, 60).map_err(|r| invalid("auditRelistPeriod", &r))?,
         max_pods: file.max_pods.unwrap_or(110),
@@ -438,6 +460,15 @@ mod tests {
             .to_string();
         assert!(error.starts_with("/etc/pintle/config.yaml:2: "), "{error}");
         assert!(error.contains("\"soon\" is not a duration"), "{error}");
+    }
+
+    #[test]
+    fn a_number_that_is_none_and_a_level_that_is_none_are_refused_by_their_field() {
+        let told = |text| settled(text, Flags::default()).expect_err("refused").to_string();
+        let error = told("nodeName: a\nmaxPods: many\n");
+        assert!(error.starts_with("/etc/pintle/config.yaml:2: maxPods: "), "{error}");
+        assert!(!error.contains("at line"), "the place is told once: {error}");
+        assert!(told("logLevel: loud\n").contains("logLevel: \"loud\" is none of error, warn"));
     }
 
     #[test]

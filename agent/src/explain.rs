@@ -35,7 +35,8 @@ enum Format {
 
 /// Asks the agent and prints what it says.
 pub(crate) async fn run(args: ExplainArgs, global: &pintle_cli::GlobalArgs) -> anyhow::Result<()> {
-    let channel = pintle_cri_api::connect(&global.runtime_endpoint).await?;
+    let connected = pintle_cri_api::connect(&global.runtime_endpoint).await;
+    let channel = connected.map_err(|e| anyhow::anyhow!("{}", pintle_cli::CliError::Connect(e).report()))?;
     let name = match args.what {
         What::Pod(name) => name,
         What::Manifests => String::new(),

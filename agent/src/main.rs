@@ -164,7 +164,9 @@ impl DaemonArgs {
 }
 
 fn settle(flags: Flags, file: Option<&std::path::Path>) -> Result<Settings, config::ConfigError> {
-    let origin = file.map_or_else(|| config::DEFAULT_CONFIG.to_owned(), |file| file.display().to_string());
+    let path = file.unwrap_or(std::path::Path::new(config::DEFAULT_CONFIG));
+    let origin =
+        if path.exists() { format!("{} or command line", path.display()) } else { "command line".to_owned() };
     config::settle(config::load(file)?, flags, &origin)
 }
 

@@ -426,7 +426,7 @@ impl fmt::Display for Explanation {
 /// A container's last words may be many lines; the last of them says most, and the tree stays a tree.
 fn write_message(f: &mut fmt::Formatter<'_>, message: &str) -> fmt::Result {
     match message.lines().map(str::trim).rfind(|line| !line.is_empty()) {
-        Some(line) => write!(f, ": {}", line.escape_debug()),
+        Some(line) => write!(f, ": {}", line.replace(char::is_control, " ")),
         None => Ok(()),
     }
 }
@@ -456,5 +456,33 @@ fn rough(time: std::time::Duration) -> String {
     match time.as_secs() {
         seconds if seconds < 3600 => short_duration(seconds),
         seconds => format!("{}h{}m", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_of_last_words_is_told_in_one_line_and_times_as_one_reads_them() {
+        let ended = What::Ended {
+            attempt: 1,
+            exit_code: 128,
+            reason: "ContainerCannotRun".into(),
+            message: "noise\nexec: \"/x\": no\tsuch file\n\n".into(),
+        };
+        let at = Timestamp::from_nanos(7_500_000_000);
+        let cause = Link { since: Some(Timestamp::from_nanos(3_900_000_000)), ..link(ended, None) };
+        let down = What::ContainerDown { name: "app".into() };
+        let next_at = Some(at + std::time::Duration::from_secs(3_700));
+        let mut top = link(down, Some(Next::StartContainer { attempt: 2 }));
+        top = Link { next_at, because: vec![cause], ..top };
+        let told = Explanation { pod: Some("a/b".into()), ready: false, at, links: vec![top] };
+        let text = "a/b is not Ready\n\
+            └─ container app does not run; next: start run 2 in 1h1m, at 1970-01-01T01:01:47Z\n   \
+            └─ run 1 ended with exit code 128 (ContainerCannotRun): exec: \"/x\": no such file \
+            [since 1970-01-01T00:00:03Z, 3s ago]\n";
+        assert_eq!(told.to_string(), text);
+        assert!(serde_json::to_string(&told).is_ok_and(|json| json.contains("1970-01-01T00:00:03.9Z")));
     }
 }

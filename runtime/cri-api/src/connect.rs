@@ -17,9 +17,9 @@ use tonic::transport::{Channel, Endpoint};
 pub enum ConnectError {
     #[error("endpoint {endpoint:?} is not a unix socket: write unix:///path/to/socket or an absolute path")]
     NotUnix { endpoint: String },
-    #[error("no such socket {}: is the agent running?", path.display())]
+    #[error("no such socket {}", path.display())]
     NoSocket { path: PathBuf },
-    #[error("nobody listens on {}: is the agent running?", path.display())]
+    #[error("nobody listens on {}", path.display())]
     Refused { path: PathBuf },
     #[error("permission denied on {}: run as root", path.display())]
     Denied { path: PathBuf },
@@ -99,8 +99,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_missing_socket_asks_whether_the_agent_runs() {
+    async fn a_missing_socket_is_named() {
         let error = connect("unix:///nonexistent/x.sock").await.unwrap_err();
-        assert_eq!(error.to_string(), "no such socket /nonexistent/x.sock: is the agent running?");
+        assert_eq!(error.to_string(), "no such socket /nonexistent/x.sock");
     }
 }
