@@ -263,19 +263,10 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// The connection's task: takes packets until the supervisor ends the connection.
 async fn read_packets<L: Listener>(shared: Arc<Shared>, listener: L) {
-    let mut buffer = vec![0u8; MAX_MESSAGE];
     loop {
-        let received = shared
-            .socket
-            .async_io(Interest::READABLE, || {
-                let (_, length) = rustix::net::recv(&shared.socket, &mut buffer[..], RecvFlags::DONTWAIT)?;
-                Ok(length)
-            })
-            .await;
+        let received = shared.socket.async_io(Interest::READABLE, || receive_packet(&shared.socket)).await;
         match received {
-            Ok(length) if length > 0 && length <= buffer.len() => {
-                take_packet(&shared, &listener, &buffer[..length]);
-            }
+            Ok(packet) if !packet.is_empty() => take_packet(&shared, &listener, &packet),
             Ok(_) | Err(_) => break,
         }
     }
@@ -284,6 +275,20 @@ async fn read_packets<L: Listener>(shared: Arc<Shared>, listener: L) {
     if shared.greeted.load(Ordering::Acquire) {
         listener.closed();
     }
+}
+
+/// The next packet, in memory of its own size: there is one connection per pod, and hardly a packet is as long as it may
+/// be. Empty at the end of the connection.
+fn receive_packet(socket: &UnixDatagram) -> io::Result<Vec<u8>> {
+    let look = RecvFlags::DONTWAIT | RecvFlags::PEEK | RecvFlags::TRUNC;
+    let (_, length) = rustix::net::recv(socket, &mut [0_u8; 1], look)?;
+    if length > MAX_MESSAGE {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut packet = vec![0; length];
+    let (_, length) = rustix::net::recv(socket, &mut packet[..], RecvFlags::DONTWAIT)?;
+    packet.truncate(length);
+    Ok(packet)
 }
 
 fn take_packet<L: Listener>(shared: &Shared, listener: &L, packet: &[u8]) {
@@ -344,6 +349,23 @@ fn send_packet(socket: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn packets_come_whole_one_by_one_and_the_end_is_empty() {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let ours = UnixDatagram::from_std(ours.into()).unwrap();
+        let long = vec![b'x'; MAX_MESSAGE];
+        for packet in [&b"short"[..], &long] {
+            rustix::net::send(&theirs, packet, SendFlags::empty()).unwrap();
+        }
+        assert_eq!(receive_packet(&ours).unwrap(), b"short");
+        assert_eq!(receive_packet(&ours).unwrap(), long);
+        assert_eq!(receive_packet(&ours).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(theirs);
+        assert_eq!(receive_packet(&ours).unwrap(), b"");
+    }
 
     #[test]
     fn only_a_socket_that_nobody_listens_on_means_a_dead_supervisor() {
