@@ -2,8 +2,9 @@
 //!
 //! In: bytes from pipes. Out: lines in a file, several per write. A line longer than 16 KiB becomes several with tag P and
 //! a last one with tag F. Memory is fixed: two buffers for all containers and at most one unfinished line per stream. When
-//! the file cannot be written (disk full), the pipes are emptied all the same and the loss is counted and noted: a
-//! container must neither hang nor lose lines silently because of its log. No rotation: the engine renames, then
+//! the file cannot be written (disk full), the pipes are emptied all the same and the loss is counted and noted, in our own
+//! log at once and in the container's as soon as it can be written again: a container must neither hang nor lose lines
+//! silently because of its log. No rotation: the engine renames, then
 //! [`LogFile::reopen`].
 
 use std::fs::{File, OpenOptions};
@@ -76,21 +77,37 @@ impl LogFile {
         if batch.is_empty() {
             return;
         }
-        match self.try_write(batch) {
-            Ok(()) if self.lost > 0 => {
+        if self.lost > 0 {
+            return self.resume(batch);
+        }
+        if let Err((written, error)) = self.try_write(batch) {
+            journal::note(&format!("log {}: output is being lost: {error}", self.path.display()));
+            self.count_lost(batch.get(written..).unwrap_or_default());
+        }
+    }
+
+    /// Goes on after lines were lost, with a line that tells how many: all of it or nothing, so that a disk that has room
+    /// for a line now and then does not become a log of gaps.
+    fn resume(&mut self, batch: &[u8]) {
+        let mut both = gap(self.lost);
+        both.extend_from_slice(batch);
+        match self.try_write(&both) {
+            Ok(()) => {
                 journal::note(&format!("log {}: works again, {} lines lost", self.path.display(), self.lost));
                 self.lost = 0;
             }
-            Ok(()) => {}
-            Err((written, error)) => {
-                if self.lost == 0 {
-                    journal::note(&format!("log {}: output is being lost: {error}", self.path.display()));
+            Err((written, _)) => {
+                if let Some(file) = &self.file {
+                    self.torn |= !take_back(file, written);
                 }
-                let rest = batch.get(written..).unwrap_or_default();
-                let lines = rest.iter().filter(|byte| **byte == b'\n').count();
-                self.lost += u64::try_from(lines).unwrap_or(0);
+                self.count_lost(batch);
             }
         }
+    }
+
+    fn count_lost(&mut self, batch: &[u8]) {
+        let lines = batch.iter().filter(|byte| **byte == b'\n').count();
+        self.lost += u64::try_from(lines).unwrap_or(0);
     }
 
     /// On failure: how much was written, and why not the rest.
@@ -109,13 +126,32 @@ impl LogFile {
                 Ok(count) if count > 0 => written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 failed => {
-                    self.torn = written > 0 && batch[written - 1] != b'\n';
-                    return Err((written, failed.err().unwrap_or(io::ErrorKind::WriteZero.into())));
+                    let start = batch[..written].iter().rev().take_while(|byte| **byte != b'\n').count();
+                    self.torn = !take_back(file, start);
+                    let error = failed.err().unwrap_or(io::ErrorKind::WriteZero.into());
+                    return Err((if self.torn { written } else { written - start }, error));
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Takes back the last bytes written: the start of a line whose end found no room. False when they stay.
+fn take_back(file: &File, count: usize) -> bool {
+    let cut = || -> io::Result<()> {
+        let length = file.metadata()?.len();
+        file.set_len(length.saturating_sub(u64::try_from(count).unwrap_or(0)))
+    };
+    count == 0 || cut().is_ok()
+}
+
+/// The line that stands where lines are missing.
+fn gap(lost: u64) -> Vec<u8> {
+    let mut line = Vec::with_capacity(2 * LINE_OVERHEAD);
+    clock::push_rfc3339(&mut line, clock::now());
+    line.extend_from_slice(format!(" stderr F pintle: {lost} lines of output were lost here\n").as_bytes());
+    line
 }
 
 fn open(path: &Path) -> Result<File, LogError> {
@@ -324,5 +360,35 @@ mod tests {
         File::from(writer).write_all(b"one\ntwo\nthree\n").unwrap();
         assert_eq!(stream.pump(&mut log, &mut buffers, 10), Pumped::End);
         assert_eq!(log.lost, 3);
+    }
+
+    #[test]
+    fn a_log_that_can_be_written_again_tells_how_many_lines_are_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let mut log = LogFile::open(&path).unwrap();
+        log.write(b"t stdout F before\n");
+        log.file = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
+        log.write(b"t stdout F one\nt stdout F two\n");
+        log.write(b"t stdout F three\n");
+        log.reopen().unwrap();
+        log.write(b"t stdout F after\n");
+        log.write(b"t stdout F more\n");
+        let without_time = |line: &str| line.split_once(' ').unwrap().1.to_owned();
+        let lines: Vec<String> = fs::read_to_string(&path).unwrap().lines().map(without_time).collect();
+        let gap = "stderr F pintle: 3 lines of output were lost here";
+        assert_eq!(lines, ["stdout F before", gap, "stdout F after", "stdout F more"]);
+    }
+
+    #[test]
+    fn a_line_that_found_room_for_its_start_only_is_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        fs::write(&path, "whole\nhal").unwrap();
+        let file = OpenOptions::new().append(true).open(&path).unwrap();
+        assert!(take_back(&file, 0));
+        assert!(take_back(&file, 3));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "whole\n");
+        assert!(!take_back(&File::open(&path).unwrap(), 3));
     }
 }
