@@ -14,6 +14,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::cgroup::CgroupPath;
 use crate::container::{Container, Phase, Running};
+use crate::exit_record;
 use crate::helper;
 use crate::journal;
 use crate::logs::{self, LogFile, Stream};
@@ -28,6 +29,8 @@ use crate::sys::{self, Fork};
 enum Error {
     #[error("the container's log")]
     Log { source: logs::LogError },
+    #[error("room for the container's end")]
+    ExitRecord { source: exit_record::RecordError },
     #[error("{step}")]
     Io { step: &'static str, source: io::Error },
 }
@@ -114,6 +117,7 @@ impl Supervisor {
     }
 
     fn fork_helper(&mut self, create: &CreateContainer, bundle: PathBuf) -> Result<Container, Error> {
+        exit_record::reserve(&bundle).map_err(|source| Error::ExitRecord { source })?;
         let stdio = Stdio::open(create)?;
         let (report, theirs) = report::channel().map_err(io_error("making a report channel"))?;
         let job = helper::Job {
