@@ -22,9 +22,12 @@ impl Content {
     /// Opens or makes the layout in `dir`; unfinished ingests of an earlier process vanish.
     pub(crate) fn open(dir: PathBuf) -> Result<Self, Error> {
         let ingest = dir.join("ingest");
-        crate::tree::remove_tree(&ingest)?;
         for needed in [&dir.join("blobs/sha256"), &ingest] {
             std::fs::create_dir_all(needed).map_err(Error::io("create directory", needed))?;
+        }
+        for unfinished in std::fs::read_dir(&ingest).map_err(Error::io("list", &ingest))? {
+            let unfinished = unfinished.map_err(Error::io("list", &ingest))?;
+            Error::unless_read_only(crate::tree::remove_tree(&unfinished.path()))?;
         }
         let marker = dir.join("oci-layout");
         if !marker.exists() {

@@ -85,6 +85,20 @@ impl Error {
         }
     }
 
+    /// Tidying up that failed because the file system has become read-only is left for another start: what runs from the
+    /// store has to be taken care of all the same.
+    pub(crate) fn unless_read_only(tidied: Result<(), Self>) -> Result<(), Self> {
+        match tidied {
+            Err(Self::Io { operation, path, source })
+                if source.kind() == io::ErrorKind::ReadOnlyFilesystem =>
+            {
+                tracing::warn!(path = %path.display(), operation, "left as it is: the file system is read-only");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
     pub(crate) fn not_found(what: impl Into<String>) -> Self {
         Self::NotFound { what: what.into() }
     }

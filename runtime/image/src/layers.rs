@@ -159,7 +159,7 @@ pub(crate) fn clear_temporary(dir: &Path) -> Result<(), Error> {
     for entry in std::fs::read_dir(dir).map_err(Error::io("list", dir))? {
         let entry = entry.map_err(Error::io("list", dir))?;
         if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
-            remove_tree(&entry.path())?;
+            Error::unless_read_only(remove_tree(&entry.path()))?;
         }
     }
     Ok(())

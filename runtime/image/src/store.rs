@@ -91,8 +91,8 @@ impl Store {
             slots: crate::keyed_lock::KeyedSlots::new(LAYERS_OF_A_REGISTRY),
             lock,
         };
-        store.drop_broken_entries()?;
-        store.collect()?;
+        Error::unless_read_only(store.drop_broken_entries())?;
+        Error::unless_read_only(store.collect())?;
         Ok(store)
     }
 
@@ -361,10 +361,14 @@ fn names_entry(reference: &Reference, entry: &IndexEntry) -> bool {
     same_digest && name.strip_prefix(&reference.name()).is_some_and(|rest| rest.starts_with([':', '@']))
 }
 
-/// Makes a directory that only root can look into; one that is there becomes so.
+/// Makes a directory that only root can look into; one that is there becomes so. One that is so is not written to: the
+/// file system may have become read-only, and what runs from it has to be taken care of all the same.
 fn make_private_dir(dir: &Path) -> Result<(), Error> {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
+    if std::fs::metadata(dir).is_ok_and(|meta| meta.permissions().mode() & 0o7777 == 0o700) {
+        return Ok(());
+    }
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
         .map_err(Error::io("change the mode of", dir))
 }
