@@ -19,7 +19,7 @@ use pintle_core::model::{
 };
 use pintle_core::time::Timestamp;
 use tokio::sync::{mpsc, watch};
-use tracing::{Instrument as _, debug, warn};
+use tracing::{Instrument as _, debug, info, warn};
 
 use super::Shared;
 use crate::apply::{self, Failed, Target, chain};
@@ -259,7 +259,9 @@ impl Worker {
         self.in_flight.remove(&key);
         match result {
             Ok(()) => {
-                self.failures.remove(&key);
+                if let Some(Failure { count, .. }) = self.failures.remove(&key) {
+                    info!(action = ?key, count, "it works now, after it had failed");
+                }
                 self.done.insert(key, (action.clone(), Arc::clone(after)));
                 self.note_success(action);
             }
@@ -289,12 +291,27 @@ impl Worker {
     }
 
     fn note_failure(&mut self, key: ActionKey, failed: Failed) {
-        let count = self.failures.get(&key).map_or(0, |old| old.count).saturating_add(1);
-        warn!(action = ?key, reason = failed.reason, count, "{}", failed.message);
+        let known = self.failures.get(&key);
+        let count = known.map_or(0, |old| old.count).saturating_add(1);
+        // Told once and not at every try; the status and `explain` tell it as long as it lasts.
+        if known.is_some_and(|old| same_cause(&old.message, &failed.message)) {
+            debug!(action = ?key, reason = failed.reason, count, "{}", failed.message);
+        } else {
+            warn!(action = ?key, reason = failed.reason, count, "{}", failed.message);
+        }
         let failure =
             Failure { reason: failed.reason.to_owned(), message: failed.message, count, at: clock::now() };
         self.failures.insert(key, failure);
     }
+}
+
+/// Whether two messages differ in nothing but ids and numbers, which are others at every try.
+fn same_cause(one: &str, other: &str) -> bool {
+    let words = |text: &str| -> Vec<String> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric());
+        words.filter(|word| !word.contains(|c: char| c.is_ascii_digit())).map(str::to_owned).collect()
+    };
+    words(one) == words(other)
 }
 
 fn wanted(goal: &Goal) -> Option<&Arc<DesiredPod>> {
@@ -306,4 +323,17 @@ fn wanted(goal: &Goal) -> Option<&Arc<DesiredPod>> {
 
 fn leaves(goal: &Goal) -> bool {
     matches!(goal, Goal::Terminate { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_stays_the_same_though_ids_and_numbers_differ() {
+        let of = |id: &str| format!("making /run/sandboxes/{id}: No space left on device (os error 28)");
+        assert!(same_cause(&of("4f0ab2"), &of("77aa01")));
+        assert!(!same_cause(&of("4f0ab2"), "making /run/sandboxes/4f0ab2: Read-only file system"));
+        assert!(!same_cause("no free address", ""));
+    }
 }
