@@ -15,7 +15,7 @@ DESTDIR ?=
 STATIC := -C target-feature=+crt-static
 RELEASE_BUILD := cargo build --locked --release --target $(HOST)
 
-.PHONY: build demo test test-v2 fmt lint deny unit kernel install clean
+.PHONY: build demo test test-v2 fmt lint deny unit kernel churn install clean
 
 build:
 	integration/setup build
@@ -44,6 +44,13 @@ deny:
 kernel:
 	cargo build --locked --workspace --bins --features pintle/failpoints
 	cargo nextest run --locked --workspace --features pintle/failpoints
+
+# The long run of what `make test` runs in small: 1,000 pods come and go, 200 at once; with the figures.
+churn:
+	integration/setup test
+	cargo build --locked --workspace --bins --features pintle/failpoints
+	PINTLE_TEST_CHURN=$${PINTLE_TEST_CHURN:-1000} PINTLE_TEST_PODS=$${PINTLE_TEST_PODS:-200} \
+		cargo nextest run --locked -p pintle-integration --no-capture -E 'binary(churn) or binary(crowd)'
 
 test-v2:
 	integration/setup test-v2

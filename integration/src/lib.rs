@@ -6,11 +6,15 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test harness fails by panicking")]
 
+mod disk;
 mod host;
+mod memory;
 mod node;
 mod residue;
 
+pub use disk::Disk;
 pub use host::{Mode, cgroup_mode, cgroup_path_of, read_cgroup_file, time_out};
+pub use memory::{Memory, slope};
 pub use node::{
     Container, IMAGE, NODE, Node, condition, container_status, image_archive, program, wait_until,
 };

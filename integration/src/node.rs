@@ -24,6 +24,9 @@ pub struct Node {
     holder: Child,
     agent: Option<Child>,
     environment: Vec<(String, String)>,
+    arguments: Vec<String>,
+    root: PathBuf,
+    state: PathBuf,
     finished: bool,
 }
 
@@ -61,7 +64,9 @@ impl Node {
         }
         let holder =
             Command::new("unshare").args(["--net", "sleep", "infinity"]).spawn().expect("unshare runs");
-        let node = Self { dir, holder, agent: None, environment: Vec::new(), finished: false };
+        let (root, state) = (dir.path().join("root"), dir.path().join("state"));
+        let (environment, arguments) = (Vec::new(), Vec::new());
+        let node = Self { dir, holder, agent: None, environment, arguments, root, state, finished: false };
         let own = fs::read_link("/proc/self/ns/net").expect("the test has a network namespace");
         let theirs = format!("/proc/{}/ns/net", node.holder.id());
         wait_until("a network namespace", || fs::read_link(&theirs).ok().filter(|link| *link != own));
@@ -75,10 +80,35 @@ impl Node {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
+    /// Gives more arguments to the agents started from now on.
+    pub fn set_agent_args(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|&text| text.to_owned()).collect();
+    }
+
+    /// Configures the agents started from now on, in the words of the configuration file.
+    pub fn set_config(&mut self, text: &str) {
+        let file = self.path("config.yaml");
+        fs::write(&file, text).expect("a configuration can be written");
+        self.set_agent_args(&["--config", &file.to_string_lossy()]);
+    }
+
+    /// Puts the persistent directory elsewhere, on a file system of the test's own.
+    pub fn set_root(&mut self, root: &Path) {
+        self.root = root.to_owned();
+    }
+
+    /// Puts the directory that does not outlive a boot elsewhere.
+    pub fn set_state(&mut self, state: &Path) {
+        self.state = state.to_owned();
+    }
+
     /// Starts the agent and waits until it serves.
     pub fn start_agent(&mut self) {
         self.spawn_agent();
-        wait_until("the agent to serve", || self.try_pintle(&["version"]).status.success().then_some(()));
+        wait_until("the agent to serve", || {
+            assert!(!self.agent_has_ended(), "the agent does not start:\n{}", self.agent_log());
+            self.try_pintle(&["version"]).status.success().then_some(())
+        });
     }
 
     /// Starts the agent without waiting for it.
@@ -95,10 +125,11 @@ impl Node {
             .arg("--manifests")
             .arg(self.path("manifests"))
             .arg("--root")
-            .arg(self.path("root"))
+            .arg(&self.root)
             .arg("--state")
-            .arg(self.path("state"))
+            .arg(&self.state)
             .args(["--listen", &self.endpoint(), "--node-name", NODE])
+            .args(&self.arguments)
             .env("PINTLE_SHIM", program("pintle-shim"))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
@@ -196,10 +227,15 @@ impl Node {
 
     /// Like [`Node::pod`], but an agent that does not answer is no failure.
     pub fn try_pod(&self, name: &str) -> Option<Value> {
-        let output = self.try_pintle(&["get", "pods", "-A", "-o", "json"]);
-        let list: Value = serde_json::from_slice(&output.stdout).ok()?;
         let full = format!("{name}-{NODE}");
-        list["items"].as_array()?.iter().find(|pod| pod["metadata"]["name"] == full.as_str()).cloned()
+        self.try_pods()?.into_iter().find(|pod| pod["metadata"]["name"] == full.as_str())
+    }
+
+    /// Every pod that the agent knows, with its status; nothing if it does not answer.
+    pub fn try_pods(&self) -> Option<Vec<Value>> {
+        let output = self.try_pintle(&["get", "pods", "-A", "-o", "json"]);
+        let mut list: Value = serde_json::from_slice(&output.stdout).ok()?;
+        Some(std::mem::take(list["items"].as_array_mut()?))
     }
 
     /// Waits until the pod is Ready and gives it.
@@ -329,8 +365,7 @@ impl Node {
 
     /// Takes down what an instance keeps between pods and checks that nothing of it is left.
     fn assert_clean(&self) {
-        let root = self.path("root");
-        let state = self.path("state");
+        let (root, state) = (&self.root, &self.state);
         self.pintle(&["cleanup", "--root", &root.to_string_lossy(), "--state", &state.to_string_lossy()]);
         let mut left = self.residue().lines();
         let links = self.in_netns("ip", &["-o", "link"]);
@@ -349,7 +384,7 @@ impl Node {
 
     /// What an instance could leave on the host.
     pub fn residue(&self) -> Residue {
-        let digest = Sha256::digest(self.path("state").to_string_lossy().as_bytes());
+        let digest = Sha256::digest(self.state.to_string_lossy().as_bytes());
         let tag = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect::<String>();
         Residue::of(self.dir.path(), &tag)
     }
@@ -425,7 +460,12 @@ pub fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 /// A program of this workspace, built beside the test.
+///
+/// `PINTLE_TEST_PROGRAMS` names a directory with others, for figures from a release build.
 pub fn program(name: &str) -> PathBuf {
+    if let Some(dir) = std::env::var_os("PINTLE_TEST_PROGRAMS") {
+        return Path::new(&dir).join(name);
+    }
     let deps = std::env::current_exe().expect("the test has a path");
     let path = deps.parent().and_then(Path::parent).expect("the test lies in target/*/deps").join(name);
     assert!(path.exists(), "{} is not built: `make kernel` builds it first", path.display());
