@@ -13,9 +13,10 @@ DESTDIR ?=
 # Both programs are static: they run on any Linux of this architecture. The supervisor, of which there is one per pod, is
 # linked to a fixed address as well: a relocated one has 400 KiB of private memory more (docs/adr/0004).
 STATIC := -C target-feature=+crt-static
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH)
 RELEASE_BUILD := cargo build --locked --release --target $(HOST)
 
-.PHONY: build demo test test-v2 fmt lint deny unit kernel churn install clean
+.PHONY: build demo bench test test-v2 fmt lint deny unit kernel churn install clean
 
 build:
 	integration/setup build
@@ -26,6 +27,12 @@ build:
 demo: build
 	integration/setup demo
 	integration/demo $(RELEASE)
+
+# Options by BENCH, e.g. make bench BENCH="--quick --only start,exec". The client is built like the rest, so that it is no slower.
+bench: build
+	integration/setup bench
+	RUSTFLAGS="$(STATIC)" $(RELEASE_BUILD) -p pintle-bench
+	$(AS_ROOT) $(RELEASE)/pintle-bench --json $(TARGET_DIR)/bench.json $(BENCH)
 
 test:
 	integration/setup test

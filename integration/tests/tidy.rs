@@ -22,6 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "pintle-image",
         ],
     ),
+    ("pintle-bench", &["pintle-cri-api", "pintle-pause"]),
     ("pintle-cli", &["pintle-cri-api"]),
     ("pintle-cni", &[]),
     ("pintle-controlplane", &[]),
