@@ -12,7 +12,6 @@
 
 pub mod cri;
 pub mod engine;
-pub mod resolve;
 pub mod spec;
 
 pub use engine::{
@@ -22,3 +21,4 @@ pub use engine::{
     layout::{EngineConfig, Layout, default_shim},
     serve::bind,
 };
+pub use pintle_image::resolve;

@@ -3,9 +3,14 @@
 //! In: a byte stream, plain or compressed with gzip or zstd. Out: a plain stream in constant memory. Other formats come out
 //! unchanged and fail later as bad tar files.
 
+use std::cell::Cell;
 use std::io::{self, BufReader, Cursor, Read};
+use std::rc::Rc;
 
 use flate2::bufread::MultiGzDecoder;
+
+use crate::digest::TooManyBytes;
+use crate::limits::LayerLimits;
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -68,11 +73,66 @@ impl<R: Read> Read for Decompressed<R> {
     }
 }
 
+/// A decompressed stream of unknown compressed size, which may only yield what its limits allow for what was read so far.
+pub(crate) struct Bounded<R: Read> {
+    plain: Decompressed<Counted<R>>,
+    compressed: Rc<Cell<u64>>,
+    yielded: u64,
+    limits: LayerLimits,
+}
+
+impl<R: Read> Bounded<R> {
+    pub(crate) fn new(inner: R, limits: LayerLimits) -> io::Result<Self> {
+        let compressed = Rc::new(Cell::new(0));
+        let plain = Decompressed::detect(Counted { inner, count: Rc::clone(&compressed) })?;
+        Ok(Self { plain, compressed, yielded: 0, limits })
+    }
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.plain.read(buf)?;
+        self.yielded += n as u64;
+        let limit = self.limits.unpacked_bytes(self.compressed.get());
+        if self.yielded > limit {
+            return Err(io::Error::other(TooManyBytes { limit }));
+        }
+        Ok(n)
+    }
+}
+
+/// Counts what is read through it.
+pub(crate) struct Counted<R> {
+    inner: R,
+    count: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.count.set(self.count.get() + n as u64);
+        Ok(n)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
 
     use super::*;
+
+    #[test]
+    fn a_bounded_stream_yields_what_its_ratio_allows_and_no_more() {
+        let limits = LayerLimits { free_bytes: 1 << 20, ratio: 10, ..LayerLimits::default() };
+        let yields = |bytes: &[u8]| {
+            let mut stream = Bounded::new(bytes, limits).unwrap();
+            io::copy(&mut stream, &mut io::sink())
+        };
+        let zeros = vec![0; 2 << 20];
+        let error = yields(&zstd::encode_all(&zeros[..], 3).unwrap()).unwrap_err();
+        assert!(error.get_ref().unwrap().is::<TooManyBytes>());
+        assert_eq!(yields(&zeros).unwrap(), 2 << 20);
+    }
 
     #[test]
     fn gzip_zstd_and_plain_streams_are_told_apart_by_their_bytes() {

@@ -11,6 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::Error;
 use crate::digest::{Digest, HashingReader};
 
+/// One write of a blob that is copied; the standard library's 8 KiB make too many.
+const COPY_BUFFER: usize = 128 << 10;
+
 /// The blobs of one store.
 #[derive(Debug)]
 pub(crate) struct Content {
@@ -105,7 +108,7 @@ impl Content {
         crate::tree::remove_tree(&self.path(digest))
     }
 
-    fn path(&self, digest: &Digest) -> PathBuf {
+    pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
         self.dir.join("blobs/sha256").join(digest.hex())
     }
 }
@@ -131,7 +134,15 @@ impl Ingest {
     /// Streams `reader` into the file and returns digest and size.
     pub(crate) fn fill(&mut self, reader: impl Read, limit: u64) -> io::Result<(Digest, u64)> {
         let mut hashing = HashingReader::new(reader, limit);
-        io::copy(&mut hashing, &mut self.file)?;
+        let mut buffer = vec![0; COPY_BUFFER];
+        loop {
+            let n = hashing.read(&mut buffer)?;
+            if n == 0 {
+                break;
+            }
+            let failed = |e| io::Error::other(Error::io("write", &self.path)(e));
+            self.file.write_all(&buffer[..n]).map_err(failed)?;
+        }
         let (digest, size, _) = hashing.finish()?;
         Ok((digest, size))
     }

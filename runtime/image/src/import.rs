@@ -5,14 +5,14 @@
 //! holds the small JSON documents only.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
 
 use serde::Deserialize;
 
-use crate::compression::Decompressed;
+use crate::compression::Bounded;
 use crate::content::{Content, Ingest};
-use crate::digest::Digest;
+use crate::digest::{Digest, TooManyBytes};
 use crate::facts::Facts;
 use crate::index::{IMAGE_NAME, REF_NAME};
 use crate::layer_root::split;
@@ -23,6 +23,8 @@ use crate::store::Store;
 use crate::tar_stream::{Kind, TarStream};
 use crate::{Error, Image, ImportOptions, Progress};
 
+/// What is read of an archive at once.
+const READ_BUFFER: usize = 128 << 10;
 /// Links in an archive that lead to links, at most.
 const LINK_HOPS: usize = 8;
 
@@ -87,18 +89,7 @@ fn install(
         spool.keep(layer)?;
     }
     let facts = Facts::read(&store.content, &image.descriptor)?;
-    for (place, layer) in facts.places().iter().zip(&facts.layers) {
-        let name = layer.digest.to_string();
-        progress.inspect(|p| p.started(&name, layer.size));
-        if !store.layers.contains(&place.chain_id) {
-            let staged = store.stage_from_blob(layer, &place.diff_id)?;
-            store.place(&staged, place)?;
-        }
-        progress.inspect(|p| {
-            p.advanced(&name, layer.size);
-            p.finished(&name);
-        });
-    }
+    store.ensure_layers(&facts, progress)?;
     store.register(&image.names, &image.descriptor)
 }
 
@@ -134,9 +125,9 @@ struct LayoutIndex {
 impl<'a> Spool<'a> {
     fn read(content: &'a Content, archive: impl Read) -> Result<Self, Error> {
         let mut spool = Self { content, files: BTreeMap::new(), links: BTreeMap::new() };
-        let plain = Decompressed::detect(archive).map_err(archive_error)?;
-        let limits = LayerLimits { entries: limits::ARCHIVE_ENTRIES, ..LayerLimits::default() };
-        let mut tar = TarStream::new(plain, limits);
+        let limits = LayerLimits::for_archive();
+        let plain = Bounded::new(archive, limits).map_err(archive_error)?;
+        let mut tar = TarStream::new(BufReader::with_capacity(READ_BUFFER, plain), limits);
         while let Some(entry) = tar.next_entry().map_err(archive_error)? {
             let location = split(&entry.path).map_err(|reason| Error::corrupt("archive", reason))?;
             let Some(location) = location else { continue };
@@ -317,6 +308,9 @@ fn lexical(path: &[u8]) -> Vec<u8> {
 }
 
 fn archive_error(error: io::Error) -> Error {
+    if let Some(too_many) = error.get_ref().and_then(|e| e.downcast_ref::<TooManyBytes>()) {
+        return Error::TooLarge { what: "archive".into(), limit: format!("{} bytes", too_many.limit) };
+    }
     match error.downcast::<Error>() {
         Ok(own) => own,
         Err(error) => Error::corrupt("archive", error.to_string()),
@@ -325,7 +319,7 @@ fn archive_error(error: io::Error) -> Error {
 
 struct BodyReader<'a, R>(&'a mut TarStream<R>);
 
-impl<R: Read> Read for BodyReader<'_, R> {
+impl<R: BufRead> Read for BodyReader<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.0.read_body(buf)
     }

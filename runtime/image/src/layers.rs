@@ -175,5 +175,5 @@ pub(crate) fn copy_attributes(
     rustix::fs::chownat(to, ".", Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
-    crate::layer_root::set_times(to, b".", (stat.st_mtime, nanos))
+    crate::layer_root::set_times(to, (stat.st_mtime, nanos))
 }

@@ -21,8 +21,10 @@ mod manifest;
 mod overlay;
 mod progress;
 mod pull;
+mod read_ahead;
 mod reference;
 mod registry;
+pub mod resolve;
 mod snapshots;
 mod store;
 mod tar_stream;
@@ -180,7 +182,7 @@ impl ImageStore {
     pub fn create_snapshot(&self, key: &str, image_id: &str) -> Result<Snapshot, Error> {
         let busy = self.store.busy();
         let facts = self.store.facts_of(image_id)?;
-        self.store.ensure_layers(&facts)?;
+        self.store.ensure_layers(&facts, None)?;
         let snapshot = self.store.create_snapshot(key, &facts)?;
         drop(busy);
         self.store.collect()?;

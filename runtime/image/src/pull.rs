@@ -19,9 +19,9 @@ use tokio_util::task::TaskTracker;
 use crate::digest::Digest;
 use crate::facts::places;
 use crate::hosts::hosts_for;
-use crate::install::Staged;
+use crate::install::{Staged, Wanted as WantedLayer};
 use crate::layers::Place;
-use crate::limits;
+use crate::limits::{self, LayerLimits};
 use crate::manifest::{Descriptor, Document, Manifest, OCI_INDEX, parse_config, select_platform};
 use crate::reference::Reference;
 use crate::registry::{BlobStream, Registry, Wanted};
@@ -32,8 +32,8 @@ use crate::{Error, Image, Progress, PullOptions};
 const CHUNKS: usize = 16;
 /// Fetches of one layer, if the connection breaks.
 const LAYER_ATTEMPTS: u32 = 3;
-/// Layers of one image that arrive at once, so that a large image leaves room for the others of its registry.
-const PARALLEL_LAYERS: usize = 4;
+/// Layers of one image that arrive and are unpacked at once, so that a large image leaves room for the others of its registry.
+pub(crate) const PARALLEL_LAYERS: usize = 4;
 
 pub(crate) async fn pull(store: &Arc<Store>, name: &str, opts: &PullOptions) -> Result<Image, Error> {
     let reference = Reference::parse(name)?;
@@ -80,6 +80,14 @@ struct Work {
 struct Layer {
     descriptor: Descriptor,
     place: Place,
+    limits: LayerLimits,
+}
+
+impl Layer {
+    fn wanted(&self) -> WantedLayer {
+        let diff_id = self.place.diff_id.clone();
+        WantedLayer { layer: self.descriptor.clone(), diff_id, limits: self.limits }
+    }
 }
 
 impl Work {
@@ -131,11 +139,12 @@ impl Work {
         let config = self.config(&manifest.config).await?;
         let checked = parse_config(&config, manifest.layers.len())?;
         let layers = manifest.layers.iter().cloned().zip(places(&checked.diff_ids));
+        let limits = LayerLimits::for_image_of(manifest.layers.len());
         let (mut below, mut futures) = (None, Vec::new());
         for (descriptor, place) in layers {
             let (done, done_receiver) = watch::channel(false);
             let under = below.replace(done_receiver);
-            futures.push(self.stoppable(Layer { descriptor, place }, under, done));
+            futures.push(self.stoppable(Layer { descriptor, place, limits }, under, done));
         }
         let results = futures_util::future::join_all(futures).await;
         // The first real error, not one of those who were stopped because of it.
@@ -204,10 +213,10 @@ impl Work {
         let _slot = self.store.slots.take(&self.host).await.ok_or_else(cancelled)?;
         let _blob = self.store.locks.lock(&format!("blob {}", layer.descriptor.digest)).await;
         if self.store.content.contains(&layer.descriptor.digest) {
-            let (store, descriptor) = (Arc::clone(&self.store), layer.descriptor.clone());
-            let diff_id = layer.place.diff_id.clone();
-            self.progress.iter().for_each(|p| p.advanced(&descriptor.digest.to_string(), descriptor.size));
-            return self.task(move || store.stage_from_blob(&descriptor, &diff_id)).await;
+            let (store, wanted) = (Arc::clone(&self.store), layer.wanted());
+            let name = wanted.layer.digest.to_string();
+            self.progress.iter().for_each(|p| p.advanced(&name, wanted.layer.size));
+            return self.task(move || store.stage_from_blob(&wanted)).await;
         }
         for _ in 1..LAYER_ATTEMPTS {
             match self.fetch(layer).await {
@@ -223,10 +232,9 @@ impl Work {
     async fn fetch(&self, layer: &Layer) -> Result<Staged, Error> {
         let stream = self.registry.blob(&layer.descriptor.digest).await?;
         let (sender, receiver) = mpsc::channel(CHUNKS);
-        let (store, descriptor) = (Arc::clone(&self.store), layer.descriptor.clone());
-        let diff_id = layer.place.diff_id.clone();
+        let (store, wanted) = (Arc::clone(&self.store), layer.wanted());
         let reader = ChunkReader { receiver, chunk: Bytes::new(), is_at_end: false };
-        let unpack = self.task(move || store.stage_from_stream(reader, &descriptor, &diff_id));
+        let unpack = self.task(move || store.stage_from_stream(reader, &wanted));
         let ((), result) = tokio::join!(self.forward(stream, sender, layer), unpack);
         result
     }

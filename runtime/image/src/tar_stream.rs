@@ -5,7 +5,7 @@
 //! crate reads extended headers of any size into memory. Sparse files are refused. It never touches the file system.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use tar::{EntryType, Header};
 
@@ -42,6 +42,13 @@ pub(crate) struct Entry {
     pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
+impl Entry {
+    /// Names and values of the extended attributes, with what a file system needs around each.
+    pub(crate) fn xattr_bytes(&self) -> usize {
+        self.xattrs.iter().map(|(name, value)| name.len() + value.len() + 16).sum()
+    }
+}
+
 /// The walk over a tar stream.
 pub(crate) struct TarStream<R> {
     inner: R,
@@ -50,7 +57,6 @@ pub(crate) struct TarStream<R> {
     /// Bytes of the current entry's body not read yet.
     body: u64,
     padding: u64,
-    global: Overrides,
 }
 
 /// What extended headers say about the next entry.
@@ -65,9 +71,9 @@ struct Overrides {
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
-impl<R: Read> TarStream<R> {
+impl<R: BufRead> TarStream<R> {
     pub(crate) fn new(inner: R, limits: LayerLimits) -> Self {
-        Self { inner, limits, entries: 0, body: 0, padding: 0, global: Overrides::default() }
+        Self { inner, limits, entries: 0, body: 0, padding: 0 }
     }
 
     /// The stream behind the archive; what follows the end marker is still in it.
@@ -81,34 +87,48 @@ impl<R: Read> TarStream<R> {
         reason = "the rest of a foreign enum is members, told apart later"
     )]
     pub(crate) fn next_entry(&mut self) -> io::Result<Option<Entry>> {
-        let mut overrides = self.global.clone();
+        let (mut overrides, mut room) = (Overrides::default(), self.limits.extended_header);
         loop {
             self.skip_body()?;
             let Some(header) = self.next_header()? else { return Ok(None) };
             let size = header.entry_size()?;
             self.set_body(size);
             match header.entry_type() {
-                EntryType::XHeader => self.extended()?.iter().try_for_each(|r| overrides.apply(r))?,
-                EntryType::XGlobalHeader => {
-                    let records = self.extended()?;
-                    records.iter().try_for_each(|r| self.global.apply(r))?;
-                    records.iter().try_for_each(|r| overrides.apply(r))?;
+                EntryType::XHeader => {
+                    let records = parse_pax(&self.extended_body(&mut room)?)?;
+                    records.iter().try_for_each(|r| overrides.apply(r, &self.limits))?;
                 }
-                EntryType::GNULongName => overrides.path = Some(self.long_name()?),
-                EntryType::GNULongLink => overrides.link = Some(self.long_name()?),
+                // As with other engines: what builders write here is a comment, and it would count for every entry.
+                EntryType::XGlobalHeader => drop(self.extended_body(&mut room)?),
+                EntryType::GNULongName => overrides.path = Some(self.long_name(&mut room)?),
+                EntryType::GNULongLink => overrides.link = Some(self.long_name(&mut room)?),
                 _ => return self.entry(&header, overrides).map(Some),
             }
         }
     }
 
+    /// The next bytes of the current body, as they lie in the stream's buffer; none at its end. They come again unless
+    /// [`consume_body`](Self::consume_body) is told that they are done with.
+    pub(crate) fn body_chunk(&mut self) -> io::Result<&[u8]> {
+        let want = usize::try_from(self.body).unwrap_or(usize::MAX);
+        if want == 0 {
+            return Ok(&[]);
+        }
+        let chunk = self.inner.fill_buf()?;
+        if chunk.is_empty() { Err(truncated()) } else { Ok(&chunk[..chunk.len().min(want)]) }
+    }
+
+    pub(crate) fn consume_body(&mut self, amount: usize) {
+        self.body = self.body.saturating_sub(amount as u64);
+        self.inner.consume(amount);
+    }
+
     /// Reads from the current body; 0 at its end.
     pub(crate) fn read_body(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let want = usize::try_from(self.body).unwrap_or(usize::MAX).min(buf.len());
-        let n = self.inner.read(&mut buf[..want])?;
-        if n == 0 && want > 0 {
-            return Err(truncated());
-        }
-        self.body -= n as u64;
+        let chunk = self.body_chunk()?;
+        let n = chunk.len().min(buf.len());
+        buf[..n].copy_from_slice(&chunk[..n]);
+        self.consume_body(n);
         Ok(n)
     }
 
@@ -147,13 +167,12 @@ impl<R: Read> TarStream<R> {
         Ok(Some(header))
     }
 
-    fn extended_body(&mut self) -> io::Result<Vec<u8>> {
-        if self.body > self.limits.extended_header {
-            return Err(invalid(format!(
-                "an extended header has more than {} bytes",
-                self.limits.extended_header
-            )));
-        }
+    /// The body of an extended header, which must fit into what is left of the room for one entry's.
+    fn extended_body(&mut self, room: &mut u64) -> io::Result<Vec<u8>> {
+        *room = room.checked_sub(self.body).ok_or_else(|| {
+            let limit = self.limits.extended_header;
+            invalid(format!("an entry's extended headers have more than {limit} bytes"))
+        })?;
         let mut bytes = vec![0; usize::try_from(self.body).map_err(io::Error::other)?];
         self.inner
             .read_exact(&mut bytes)
@@ -162,12 +181,8 @@ impl<R: Read> TarStream<R> {
         Ok(bytes)
     }
 
-    fn extended(&mut self) -> io::Result<Vec<(String, Vec<u8>)>> {
-        parse_pax(&self.extended_body()?)
-    }
-
-    fn long_name(&mut self) -> io::Result<Vec<u8>> {
-        let mut name = self.extended_body()?;
+    fn long_name(&mut self, room: &mut u64) -> io::Result<Vec<u8>> {
+        let mut name = self.extended_body(room)?;
         let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
         name.truncate(end);
         Ok(name)
@@ -205,6 +220,9 @@ impl<R: Read> TarStream<R> {
         if path.len() > self.limits.path {
             return Err(invalid(format!("a path has more than {} bytes", self.limits.path)));
         }
+        if path.split(|b| *b == b'/').filter(|part| !part.is_empty()).count() > self.limits.depth {
+            return Err(invalid(format!("a path has more than {} components", self.limits.depth)));
+        }
         if path.contains(&0) {
             return Err(invalid("a path contains a zero byte"));
         }
@@ -240,7 +258,7 @@ fn kind_of(header: &Header, link: Vec<u8>, trailing_slash: bool) -> io::Result<K
 }
 
 impl Overrides {
-    fn apply(&mut self, (key, value): &(String, Vec<u8>)) -> io::Result<()> {
+    fn apply(&mut self, (key, value): &(String, Vec<u8>), limits: &LayerLimits) -> io::Result<()> {
         let number = || -> io::Result<u64> {
             std::str::from_utf8(value)
                 .ok()
@@ -258,6 +276,9 @@ impl Overrides {
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR_PREFIX) {
                     self.xattrs.insert(name.as_bytes().to_vec(), value.clone());
+                    if self.xattrs.len() > limits.xattrs {
+                        return Err(invalid(format!("more than {} extended attributes", limits.xattrs)));
+                    }
                 }
             }
         }

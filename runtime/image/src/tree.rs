@@ -3,6 +3,7 @@
 //! In: a directory's descriptor and paths relative to it. Out: descriptors, or a tree that is gone. Symbolic links are resolved
 //! inside the root only (`openat2`), never through mount points or magic links. Knows nothing of tar or overlay.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -12,34 +13,22 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::Error;
+use crate::resolve::open_below;
 
 /// Directories nested deeper than this are moved up before they are removed, so that neither stack nor descriptors run out.
 const MAX_DEPTH: u32 = 64;
-/// `openat2` asks for another try when a rename happened beside it.
-const ATTEMPTS: u32 = 32;
 
 /// Opens `path` (relative, or taken as relative) below `root`; links are followed inside the root only.
 pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     let path = if path.is_empty() { &b"."[..] } else { path };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-    retry(|| rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve))
+    open_below(root, path, flags, resolve)
 }
 
 /// Opens a directory entry `name` of `parent` itself: no links, no mounts.
 fn open_child(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    retry(|| rustix::fs::openat2(parent, name, flags, Mode::empty(), resolve))
-}
-
-fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
-    for _ in 1..ATTEMPTS {
-        match call() {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            other => return other,
-        }
-    }
-    call()
+    open_below(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, resolve)
 }
 
 /// Opens a directory by a trusted path.
@@ -69,13 +58,15 @@ pub(crate) fn remove_at(parent: BorrowedFd<'_>, name: &[u8], shown: &Path) -> Re
         Err(e) => return Err(refusal(e, "remove", shown)),
     }
     let top = open_child(parent, name).map_err(|e| refusal(e, "open directory", shown))?;
-    let walk = Walk { top: top.as_fd() };
+    let walk = Walk { top: top.as_fd(), moved: Cell::new(0) };
     while walk.empty(top.as_fd(), shown, 0)? {}
     rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR).map_err(|e| refusal(e, "remove directory", shown))
 }
 
 struct Walk<'a> {
     top: BorrowedFd<'a>,
+    /// Directories moved up so far: names are not tried twice, however many there are.
+    moved: Cell<u64>,
 }
 
 impl Walk<'_> {
@@ -117,7 +108,8 @@ impl Walk<'_> {
     }
 
     fn move_to_top(&self, dir: BorrowedFd<'_>, name: &[u8], shown: &Path) -> Result<(), Error> {
-        for n in 0_u64.. {
+        loop {
+            let n = self.moved.replace(self.moved.get() + 1);
             let flags = rustix::fs::RenameFlags::NOREPLACE;
             match rustix::fs::renameat_with(dir, name, self.top, format!(".deep-{n}"), flags) {
                 Ok(()) => return Ok(()),
@@ -125,7 +117,6 @@ impl Walk<'_> {
                 Err(e) => return Err(refusal(e, "move", shown)),
             }
         }
-        Ok(())
     }
 }
 

@@ -10,13 +10,14 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use rustix::fs::{Dev, FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::Error;
 use crate::compression::Decompressed;
 use crate::digest::{Digest, HashingReader};
-use crate::layer_root::{LayerRoot, Location, set_opaque, set_times, split};
+use crate::layer_root::{LayerRoot, Location, Owner, Parent, set_opaque, set_times, split};
 use crate::limits::LayerLimits;
+use crate::read_ahead::{Ahead, read_ahead};
 use crate::tar_stream::{Entry, Kind, TarStream};
 use crate::tree::{kind_at, open_in_root};
 
@@ -44,55 +45,61 @@ pub(crate) struct LayerStream<R> {
     pub(crate) limits: LayerLimits,
 }
 
-/// Unpacks into the existing directory `root` and returns the compressed stream, which may have bytes left.
-pub(crate) fn unpack<R: Read>(layer: LayerStream<R>, root: &Path) -> Result<(Unpacked, R), Error> {
+/// Unpacks into the existing directory `root` and returns the compressed stream, which may have bytes left. Another thread
+/// decodes and hashes meanwhile.
+pub(crate) fn unpack<R: Read + Send>(layer: LayerStream<R>, root: &Path) -> Result<(Unpacked, R), Error> {
+    let diff_id = layer.diff_id;
+    let failed = |e| stream_error(&diff_id, e);
     let bytes_max = layer.limits.unpacked_bytes(layer.compressed_size);
-    let plain = Decompressed::detect(layer.compressed).map_err(|e| stream_error(&layer.diff_id, e))?;
-    let tar = TarStream::new(HashingReader::new(plain, bytes_max), layer.limits);
-    let mut unpacker = Unpacker {
-        root: LayerRoot::open(root)?,
-        tar,
-        diff_id: layer.diff_id,
-        dir_times: BTreeMap::new(),
-        done: Unpacked { bytes: DISK_BLOCK, inodes: 1, implied: Vec::new() },
+    let plain = Decompressed::detect(layer.compressed).map_err(failed)?;
+    let root = LayerRoot::open(root)?;
+    let work = |ahead: Ahead| {
+        let unpacker = Unpacker {
+            root,
+            tar: TarStream::new(ahead, layer.limits),
+            diff_id: diff_id.clone(),
+            dir_times: BTreeMap::new(),
+            done: Unpacked { bytes: DISK_BLOCK, inodes: 1, implied: Vec::new() },
+        };
+        unpacker.run()
     };
-    while let Some(entry) = unpacker.next()? {
-        unpacker.apply(&entry)?;
+    let (unpacked, hashing) = read_ahead(HashingReader::new(plain, bytes_max), work).map_err(failed)?;
+    let unpacked = unpacked?;
+    let (digest, _, plain) = hashing.finish().map_err(failed)?;
+    if digest != diff_id {
+        let reason =
+            format!("its contents have the diff id {digest}, the image's configuration says {diff_id}");
+        return Err(Error::corrupt("layer", reason));
     }
-    unpacker.finish()
+    Ok((unpacked, plain.into_inner()))
 }
 
-struct Unpacker<R: Read> {
+struct Unpacker {
     root: LayerRoot,
-    tar: TarStream<HashingReader<Decompressed<R>>>,
+    tar: TarStream<Ahead>,
     diff_id: Digest,
     /// Times of directories, set at the end because filling a directory changes them.
     dir_times: BTreeMap<Vec<u8>, (i64, u32)>,
     done: Unpacked,
 }
 
-impl<R: Read> Unpacker<R> {
-    fn next(&mut self) -> Result<Option<Entry>, Error> {
-        self.tar.next_entry().map_err(|e| stream_error(&self.diff_id, e))
+impl Unpacker {
+    fn run(mut self) -> Result<Unpacked, Error> {
+        while let Some(entry) = self.tar.next_entry().map_err(|e| stream_error(&self.diff_id, e))? {
+            self.apply(&entry)?;
+        }
+        self.finish()
     }
 
     fn apply(&mut self, entry: &Entry) -> Result<(), Error> {
         let location = split(&entry.path).map_err(|reason| self.root.corrupt(&entry.path, &reason))?;
         let Some(location) = location else { return self.apply_root(entry) };
-        let parent = self.root.ensure_dir(&location.parent)?;
+        let parent = self.root.ensure_parent(&location.parent)?;
         if let Some(hidden) = location.name.strip_prefix(WHITEOUT) {
-            return self.apply_whiteout(parent.as_fd(), &location, hidden);
+            return self.apply_whiteout(parent.fd.as_fd(), &location, hidden);
         }
-        self.create(parent.as_fd(), &location, entry)?;
+        self.create(&parent, &location, entry)?;
         self.done.inodes += u64::from(!matches!(entry.kind, Kind::HardLink { .. }));
-        if matches!(entry.kind, Kind::HardLink { .. }) {
-            return Ok(());
-        }
-        let is_symlink = matches!(entry.kind, Kind::Symlink { .. });
-        self.root.set_attributes(parent.as_fd(), &location.name, entry, is_symlink)?;
-        if entry.kind == Kind::Directory {
-            self.dir_times.insert(location.path(), entry.mtime);
-        }
         Ok(())
     }
 
@@ -103,7 +110,8 @@ impl<R: Read> Unpacker<R> {
         }
         self.dir_times.insert(Vec::new(), entry.mtime);
         self.root.implied.remove(&b""[..]);
-        self.root.set_attributes(self.root.as_fd(), b".", entry, false)
+        self.root.forget_parents();
+        self.root.set_attributes(self.root.as_fd(), entry, Owner::Unknown)
     }
 
     fn apply_whiteout(
@@ -133,28 +141,25 @@ impl<R: Read> Unpacker<R> {
             Some(_) => Ok(()),
             None => {
                 self.done.inodes += 1;
-                make_node(parent, hidden, (FileType::CharacterDevice, 0)).map_err(failed)
+                rustix::fs::mknodat(parent, hidden, FileType::CharacterDevice, Mode::empty(), 0)
+                    .map_err(failed)
             }
         }
     }
 
-    fn create(&mut self, parent: BorrowedFd<'_>, location: &Location, entry: &Entry) -> Result<(), Error> {
+    fn create(&mut self, parent: &Parent, location: &Location, entry: &Entry) -> Result<(), Error> {
         let path = location.path();
-        if entry.kind == Kind::Directory {
-            self.done.bytes += DISK_BLOCK;
-            return self.root.make_dir(parent, location).map(drop);
-        }
-        if let Kind::HardLink { target } = &entry.kind {
-            let target = split(target).map_err(|reason| self.root.corrupt(&path, &reason))?;
-            let target = target.ok_or_else(|| self.root.corrupt(&path, "a hard link to the root"))?;
-            return self.root.hard_link(parent, location, &target);
-        }
-        self.root.remove(parent, &location.name, &path)?;
         let node = match &entry.kind {
-            Kind::File => return self.write_file(parent, location, entry.size),
+            Kind::File => return self.write_file(parent, location, entry),
+            Kind::Directory => return self.make_dir(parent, location, entry),
+            Kind::HardLink { target } => {
+                let target = split(target).map_err(|reason| self.root.corrupt(&path, &reason))?;
+                let target = target.ok_or_else(|| self.root.corrupt(&path, "a hard link to the root"))?;
+                return self.root.hard_link(parent.fd.as_fd(), location, &target);
+            }
             Kind::Symlink { target } => {
-                return rustix::fs::symlinkat(&target[..], parent, &location.name[..])
-                    .map_err(|e| self.root.error("create link", &path, e));
+                self.root.make_link(parent, location, target)?;
+                return self.root.set_link_attributes(parent, &location.name, entry);
             }
             Kind::CharDevice { major: 0, minor: 0 } => {
                 return Err(self.root.corrupt(&path, "a device 0:0, which is overlayfs' own whiteout"));
@@ -166,61 +171,53 @@ impl<R: Read> Unpacker<R> {
                 (FileType::BlockDevice, rustix::fs::makedev(*major, *minor))
             }
             Kind::Fifo => (FileType::Fifo, 0),
-            Kind::Directory | Kind::HardLink { .. } => return Ok(()),
         };
-        make_node(parent, &location.name, node).map_err(|e| self.root.error("create node", &path, e))
+        self.root.make_node(parent, location, node)?;
+        self.root.set_node_attributes(parent, &location.name, entry)
     }
 
-    fn write_file(&mut self, parent: BorrowedFd<'_>, location: &Location, size: u64) -> Result<(), Error> {
-        let mut file = std::fs::File::from(self.root.create_file(parent, location)?);
-        let mut buffer = vec![0; 128 << 10];
-        loop {
-            let n = self.tar.read_body(&mut buffer).map_err(|e| stream_error(&self.diff_id, e))?;
-            if n == 0 {
-                break;
-            }
-            file.write_all(&buffer[..n])
-                .map_err(|e| Error::io("write", &self.root.shown_path(&location.path()))(e))?;
-        }
-        self.done.bytes += size.next_multiple_of(DISK_BLOCK);
+    fn make_dir(&mut self, parent: &Parent, location: &Location, entry: &Entry) -> Result<(), Error> {
+        self.done.bytes += DISK_BLOCK;
+        let (dir, owner) = self.root.make_dir(parent, location)?;
+        self.root.set_attributes(dir.as_fd(), entry, owner)?;
+        self.dir_times.insert(location.path(), entry.mtime);
         Ok(())
     }
 
-    /// Sets the directories' times and holds the stream against its diff id.
-    fn finish(mut self) -> Result<(Unpacked, R), Error> {
+    fn write_file(&mut self, parent: &Parent, location: &Location, entry: &Entry) -> Result<(), Error> {
+        let (file, owner) = self.root.create_file(parent, location)?;
+        let mut file = std::fs::File::from(file);
+        loop {
+            let chunk = self.tar.body_chunk().map_err(|e| stream_error(&self.diff_id, e))?;
+            let n = chunk.len();
+            if n == 0 {
+                break;
+            }
+            file.write_all(chunk).map_err(|e| self.root.io("write", &location.path(), e))?;
+            self.tar.consume_body(n);
+        }
+        self.done.bytes += entry.size.next_multiple_of(DISK_BLOCK);
+        self.root.set_attributes(file.as_fd(), entry, owner)?;
+        set_times(file.as_fd(), entry.mtime).map_err(|e| self.root.error("set the time of", &entry.path, e))
+    }
+
+    /// Sets the directories' times and reads the stream to its end.
+    fn finish(mut self) -> Result<Unpacked, Error> {
         for (path, mtime) in &self.dir_times {
             // A later entry may have replaced the directory; then there is no time to set.
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
             if let Ok(dir) = open_in_root(self.root.as_fd(), path, flags) {
-                set_times(dir.as_fd(), b".", *mtime)
-                    .map_err(|e| self.root.error("set the time of", path, e))?;
+                set_times(dir.as_fd(), *mtime).map_err(|e| self.root.error("set the time of", path, e))?;
             }
         }
         let implied = self.root.implied.iter().filter(|path| !path.is_empty()).count() as u64;
         self.done.inodes += implied;
         self.done.bytes += implied * DISK_BLOCK;
         self.done.implied = self.root.implied.iter().cloned().collect();
-        let (digest, _, plain) =
-            self.tar.into_inner().finish().map_err(|e| stream_error(&self.diff_id, e))?;
-        if digest != self.diff_id {
-            return Err(Error::corrupt(
-                "layer",
-                format!(
-                    "its contents have the diff id {digest}, the image's configuration says {}",
-                    self.diff_id
-                ),
-            ));
-        }
-        Ok((self.done, plain.into_inner()))
+        let rest = io::copy(&mut self.tar.into_inner(), &mut io::sink());
+        rest.map_err(|e| stream_error(&self.diff_id, e))?;
+        Ok(self.done)
     }
-}
-
-fn make_node(
-    parent: BorrowedFd<'_>,
-    name: &[u8],
-    (kind, device): (FileType, Dev),
-) -> Result<(), rustix::io::Errno> {
-    rustix::fs::mknodat(parent, name, kind, Mode::from_raw_mode(0o600), device)
 }
 
 /// Failures of the stream: broken contents, more than allowed, or the source's own error, which is passed on if it is ours.
