@@ -198,7 +198,7 @@ impl Daemon {
     }
 
     /// Ends everything of this side and says what it would have left on the host.
-    pub(crate) async fn close(mut self) -> Result<Vec<String>> {
+    pub(crate) async fn close(mut self) -> Vec<String> {
         let mut left = Vec::new();
         if self.client.is_some() {
             left.extend(self.remove_pods().await.err().map(|error| format!("pods: {error:#}")));
@@ -219,7 +219,7 @@ impl Daemon {
             left.extend(remove_cgroups(&pintle::tag(&self.dir)));
         }
         left.extend(self.place.close().err().map(|error| format!("namespaces: {error:#}")));
-        Ok(left.into_iter().map(|line| format!("{}: {line}", self.kind.name())).collect())
+        left.into_iter().map(|line| format!("{}: {line}", self.kind.name())).collect()
     }
 
     async fn remove_pods(&self) -> Result<()> {

@@ -73,12 +73,19 @@ async fn bench(options: &Options) -> Result<()> {
     let mut bench = run::Bench::prepare(options)?;
     // Cancel-safe: whatever a round has begun, `close` finds it by asking the kernel.
     let result = tokio::select! {
-        result = bench.run() => result,
-        _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted")),
-        _ = terminate.recv() => Err(anyhow::anyhow!("terminated")),
+        result = bench.run() => Some(result),
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
     };
-    let result = result.map_err(|error| error.context(bench.logs()));
+    let logs = bench.logs();
     let closed = bench.close().await;
-    result?;
-    closed
+    match result {
+        Some(Ok(())) => closed,
+        Some(Err(error)) => {
+            eprintln!("{logs}");
+            closed.err().iter().for_each(|left| eprintln!("pintle-bench: {left:#}"));
+            Err(error)
+        }
+        None => closed.and(Err(anyhow::anyhow!("interrupted"))),
+    }
 }

@@ -4,6 +4,7 @@
 //! namespaces; when it and all that was started inside are gone, so are their links, packet filters and mounts.
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ impl Place {
         let holder = Command::new("unshare")
             .args(["--net", "--mount", "--propagation", "private", "sleep", "infinity"])
             .stdin(Stdio::null())
+            .process_group(0)
             .spawn()
             .context("starting unshare")?;
         let mut place = Self { holder, made: Vec::new() };
@@ -39,12 +41,12 @@ impl Place {
         Ok(place)
     }
 
-    /// A program to be run inside.
+    /// A program to be run inside. An interrupt from the terminal is for the benchmark alone, which then takes it down.
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         let ns = format!("/proc/{}/ns", self.holder.id());
         command.arg(format!("--net={ns}/net")).arg(format!("--mount={ns}/mnt")).arg("--").arg(program);
-        command.stdin(Stdio::null());
+        command.stdin(Stdio::null()).process_group(0);
         command
     }
 
@@ -62,12 +64,16 @@ impl Place {
         names.filter(|name| *name != "lo").map(str::to_owned).collect()
     }
 
-    /// Ends the holder and takes away the directories made on the host.
+    /// Ends the holder and takes away the directories made on the host. Dropping does so too, but keeps its failures quiet.
     pub(crate) fn close(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
         self.holder.kill().context("ending the holder of the namespaces")?;
         self.holder.wait().context("waiting for the holder of the namespaces")?;
-        for dir in self.made.iter().rev() {
-            fs::remove_dir(dir).with_context(|| format!("removing {}", dir.display()))?;
+        while let Some(dir) = self.made.pop() {
+            fs::remove_dir(&dir).with_context(|| format!("removing {}", dir.display()))?;
         }
         Ok(())
     }
@@ -99,6 +105,12 @@ impl Place {
             self.made.push(part.to_owned());
         }
         Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.end().ok();
     }
 }
 

@@ -171,7 +171,7 @@ impl Bench {
     pub(crate) async fn close(self) -> Result<()> {
         let mut left = Vec::new();
         for daemon in [self.containerd, self.runtime, self.agent] {
-            left.extend(daemon.close().await?);
+            left.extend(daemon.close().await);
         }
         self.top.close().context("removing the directory")?;
         if left.is_empty() { Ok(()) } else { bail!("left behind:\n  {}", left.join("\n  ")) }

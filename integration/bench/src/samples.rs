@@ -1,6 +1,6 @@
 //! Samples by measure and side, and what is told of them.
 //!
-//! In: figures. Out: [`Summary`]: median, percentiles, median absolute deviation, least. Medians, because a loaded machine
+//! In: figures. Out: [`Summary`]: median, percentiles, median absolute deviation, extremes. Medians, because a loaded machine
 //! makes some samples very large and none too small.
 
 use std::collections::BTreeMap;
@@ -21,6 +21,7 @@ pub(crate) struct Summary {
     pub(crate) p90: f64,
     pub(crate) mad: f64,
     pub(crate) min: f64,
+    pub(crate) max: f64,
     pub(crate) samples: Vec<f64>,
 }
 
@@ -85,7 +86,7 @@ impl Samples {
 fn summary(mut samples: Vec<f64>) -> Option<Summary> {
     let in_order = samples.clone();
     samples.sort_by(f64::total_cmp);
-    let min = *samples.first()?;
+    let (min, max) = (*samples.first()?, *samples.last()?);
     let median = quantile(&samples, 0.5);
     let mut distances: Vec<f64> = samples.iter().map(|sample| (sample - median).abs()).collect();
     distances.sort_by(f64::total_cmp);
@@ -96,6 +97,7 @@ fn summary(mut samples: Vec<f64>) -> Option<Summary> {
         p90: quantile(&samples, 0.9),
         mad: quantile(&distances, 0.5),
         min,
+        max,
         samples: in_order,
     })
 }
@@ -119,9 +121,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_summary_tells_median_spread_and_least() {
+    fn a_summary_tells_median_spread_and_extremes() {
         let summary = summary(vec![5.0, 1.0, 3.0, 2.0, 4.0]).expect("samples");
-        assert_eq!((summary.n, summary.median, summary.min, summary.mad), (5, 3.0, 1.0, 1.0));
+        assert_eq!((summary.n, summary.median, summary.mad), (5, 3.0, 1.0));
+        assert_eq!((summary.min, summary.max), (1.0, 5.0));
         assert!((summary.p10 - 1.4).abs() < 1e-9 && (summary.p90 - 4.6).abs() < 1e-9, "{summary:?}");
     }
 
