@@ -11,6 +11,7 @@ mod config;
 mod container_config;
 mod daemon;
 mod dns;
+mod doctor;
 mod explain;
 mod failpoint;
 mod hosts_file;
@@ -52,6 +53,8 @@ enum Command {
     Runtime(RuntimeArgs),
     /// Tell why a pod is not Ready and what happens next, or what is wrong with the manifests
     Explain(explain::ExplainArgs),
+    /// Find what an instance left on the node or lacks there, explain it and repair it on request
+    Doctor(doctor::DoctorArgs),
     /// Remove bridge, packet filter table and cgroups of an instance that has no pods and does not run
     Cleanup(CleanupArgs),
     #[command(flatten)]
@@ -115,6 +118,7 @@ fn main() -> ExitCode {
         Command::Agent(args) => agent(args),
         Command::Runtime(args) => runtime(&args),
         Command::Cleanup(args) => clean_up(args),
+        Command::Doctor(args) => return doctor::run(args),
         Command::Explain(args) => client(explain::run(args, &global)),
         Command::Cri(pintle_cli::Command::Completion(args)) => {
             let script = pintle_cli::completion(args.shell, &mut Cli::command(), &mut std::io::stdout());
@@ -220,6 +224,7 @@ mod tests {
             "pintle explain pod/web -n shop",
             "pintle explain manifests",
             "pintle cleanup --root /r --state /s",
+            "pintle doctor --root /r --state /s --config /c --repair --output json",
             "pintle completion bash",
         ] {
             Cli::try_parse_from(line.split(' ')).expect(line);

@@ -218,6 +218,28 @@ impl LeaseStore {
     }
 }
 
+/// The leases on disk, and the files beside them that are none, each with the reason. It changes nothing.
+pub(crate) fn read_all(state_dir: &Path, boot_id: &str) -> Result<ReadLeases, LeaseError> {
+    let directory = state_dir.join("leases");
+    let listing = |source| LeaseError::List { path: directory.clone(), source };
+    let entries = match fs::read_dir(&directory) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), Vec::new())),
+        entries => entries.map_err(listing)?,
+    };
+    let (mut leases, mut void) = (Vec::new(), Vec::new());
+    for entry in entries {
+        let path = entry.map_err(listing)?.path();
+        match read_lease(&path, boot_id)? {
+            Ok(lease) => leases.push((lease, path)),
+            Err(reason) => void.push((path, reason)),
+        }
+    }
+    Ok((leases, void))
+}
+
+/// Leases and void files, each with its path.
+pub(crate) type ReadLeases = (Vec<(Lease, PathBuf)>, Vec<(PathBuf, &'static str)>);
+
 /// The pod range an earlier start chose.
 pub(crate) fn read_range(state_dir: &Path) -> Result<Option<Cidr>, LeaseError> {
     Ok(read_text(&state_dir.join("range"))?.and_then(|text| text.trim().parse().ok()))

@@ -29,6 +29,7 @@ mod cidr;
 mod conf;
 mod error;
 mod host;
+mod inspect;
 mod ipam;
 mod lease;
 mod netlink;
@@ -46,6 +47,9 @@ pub use bridge::BridgeError;
 pub use cidr::{Cidr, CidrError, choose_pod_cidr};
 pub use conf::{ConfigError, NetworkConfig};
 pub use error::NetworkError as Error;
+pub use inspect::{
+    FoundLease, FoundLink, Inspection, Table, delete_link, drop_lease, inspect, replace_table,
+};
 pub use lease::LeaseError;
 pub use netlink::NetlinkError;
 pub use netns::NetnsError;

@@ -3,6 +3,7 @@
 //! In: names and expressions. Out: netlink messages for one atomic transaction. Pure; it sends nothing and knows no
 //! pod network: that is [`masquerade`].
 
+pub(crate) mod contents;
 pub(crate) mod forward;
 pub(crate) mod masquerade;
 

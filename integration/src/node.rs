@@ -358,9 +358,30 @@ impl Node {
                 serde_json::from_str(&self.pintle(&["get", "pods", "-A", "-o", "json"])).expect("JSON");
             (pods.trim().is_empty() && list["items"].as_array().is_none_or(Vec::is_empty)).then_some(())
         });
+        self.assert_nothing_found("while the agent runs");
         self.stop_agent();
+        self.assert_nothing_found("while no agent runs");
         self.assert_clean();
+        self.assert_nothing_found("after the cleanup");
         self.finished = true;
+    }
+
+    /// Runs `pintle doctor` and gives its exit code and its report.
+    pub fn doctor(&self, args: &[&str]) -> (i32, Value) {
+        let (root, state) = (self.path("root"), self.path("state"));
+        let (root, state) = (root.to_string_lossy(), state.to_string_lossy());
+        let own = ["doctor", "--output", "json", "--root", &root, "--state", &state];
+        let output = self.try_pintle(&[&own, args].concat());
+        let code = output.status.code().expect("the doctor ends by itself");
+        let told = String::from_utf8_lossy(&output.stderr);
+        let report = serde_json::from_slice(&output.stdout);
+        (code, report.unwrap_or_else(|e| panic!("pintle doctor: {e}: {told}\n{}", self.agent_log())))
+    }
+
+    /// Checks that `pintle doctor` finds nothing too much and nothing missing.
+    pub fn assert_nothing_found(&self, when: &str) {
+        let (code, report) = self.doctor(&[]);
+        assert!(code == 0, "the doctor finds something {when}: {report:#}\n{}", self.agent_log());
     }
 
     /// Takes down what an instance keeps between pods and checks that nothing of it is left.

@@ -6,6 +6,7 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod doctor;
 mod node;
 
 use std::time::{Duration, Instant};

@@ -201,6 +201,9 @@ impl Node {
             self.stop();
         }
         let (root, state) = (self.path("root"), self.path("state"));
+        let config = self.path("config.yaml");
+        let [root_text, state_text, config] = [&root, &state, &config].map(|path| path.to_string_lossy());
+        self.pintle(&["doctor", "--root", &root_text, "--state", &state_text, "--config", &config]);
         self.pintle(&["cleanup", "--root", &root.to_string_lossy(), "--state", &state.to_string_lossy()]);
         let left = self.residue();
         assert!(left.is_empty(), "left behind: {left:?}\n{}", self.log());
@@ -215,15 +218,20 @@ impl Node {
         let dir = self.dir.path().to_string_lossy().into_owned();
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let mounts = table.lines().filter(|line| line.contains(&dir)).map(str::to_owned);
-        let digest = <sha2::Sha256 as sha2::Digest>::digest(self.path("state").to_string_lossy().as_bytes());
-        let tag: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let tag = self.tag();
         let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path());
         let groups =
             hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]).map(|dir| dir.join(format!("pintle-{tag}")));
         mounts.chain(groups.filter(|group| group.exists()).map(|group| group.display().to_string())).collect()
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// What the instance's names on the host carry.
+    pub(crate) fn tag(&self) -> String {
+        let digest = <sha2::Sha256 as sha2::Digest>::digest(self.path("state").to_string_lossy().as_bytes());
+        digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 

@@ -14,13 +14,14 @@
 //!
 //! It touches no other table, and so cannot accept what another table's forward chain drops.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::{Compare, Family, forward};
+use super::{Compare, Family, contents, forward};
 use crate::cidr::Cidr;
 use crate::netlink::{Batch, NetlinkError, Socket};
 
-const CHAIN: &str = "postrouting";
+pub(crate) const CHAIN: &str = "postrouting";
 
 /// What the table is about.
 #[derive(Clone, Debug)]
@@ -96,6 +97,13 @@ impl Masquerade {
     pub(crate) fn obstacles(&self) -> Result<Vec<String>, NetlinkError> {
         let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         socket.as_mut().map_or(Ok(Vec::new()), |socket| forward::dropping_chains(socket, self.family()))
+    }
+
+    /// The table's chains with their numbers of rules.
+    pub(crate) fn chains(&self) -> Result<BTreeMap<String, usize>, NetlinkError> {
+        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let socket = socket.as_mut();
+        socket.map_or(Ok(BTreeMap::new()), |s| contents::chains(s, self.family(), &self.rules.table))
     }
 
     fn transact(&self, batch: &Batch, tolerated: &[i32]) -> Result<(), NetlinkError> {

@@ -89,6 +89,10 @@ client!(
     /// A client of `pintle.v1.Agent` with our message limits.
     ext_agent_client, agent_client, AgentClient, ext
 );
+client!(
+    /// A client of `pintle.v1.Doctor` with our message limits.
+    ext_doctor_client, doctor_client, DoctorClient, ext
+);
 server!(
     /// A server of `runtime.v1.RuntimeService` with our message limits.
     runtime_server, runtime_service_server, RuntimeServiceServer, RuntimeService, v1
@@ -104,4 +108,8 @@ server!(
 server!(
     /// A server of `pintle.v1.Agent` with our message limits.
     ext_agent_server, agent_server, AgentServer, Agent, ext
+);
+server!(
+    /// A server of `pintle.v1.Doctor` with our message limits.
+    ext_doctor_server, doctor_server, DoctorServer, Doctor, ext
 );

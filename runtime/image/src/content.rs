@@ -39,6 +39,11 @@ impl Content {
         Ok(Self { dir, next_ingest: AtomicU64::new(0) })
     }
 
+    /// The layout in `dir` as it is, for reading.
+    pub(crate) fn look(dir: PathBuf) -> Self {
+        Self { dir, next_ingest: AtomicU64::new(0) }
+    }
+
     pub(crate) fn index_path(&self) -> PathBuf {
         self.dir.join("index.json")
     }

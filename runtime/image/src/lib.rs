@@ -12,6 +12,7 @@ mod facts;
 mod hosts;
 mod import;
 mod index;
+mod inspect;
 mod install;
 mod keyed_lock;
 mod layer_root;
@@ -36,6 +37,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use error::Error;
+pub use inspect::{Inspection, discard, inspect};
 pub use progress::Progress;
 
 /// Credentials for a registry.
@@ -211,6 +213,20 @@ impl ImageStore {
     /// None today.
     pub fn snapshots(&self) -> Result<Vec<String>, Error> {
         Ok(self.store.snapshots())
+    }
+
+    /// Whether a pull or import runs, whose blobs and layers have no name yet.
+    pub fn is_busy(&self) -> bool {
+        self.store.is_busy()
+    }
+
+    /// Removes the blobs and layers that no image and no snapshot needs, unless a pull or import runs.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the store cannot be listed or something cannot be removed.
+    pub fn collect(&self) -> Result<(), Error> {
+        self.store.want_collection();
+        self.store.collect()
     }
 
     /// What blobs and layers occupy, from figures recorded when they were made.

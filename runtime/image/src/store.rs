@@ -106,6 +106,10 @@ impl Store {
         Busy(Arc::clone(self))
     }
 
+    pub(crate) fn is_busy(&self) -> bool {
+        self.state().busy > 0
+    }
+
     /// Names an image whose blobs and layers are all here, after making sure the disk has them.
     pub(crate) fn register(&self, names: &[String], descriptor: &Descriptor) -> Result<Image, Error> {
         rustix::fs::syncfs(&self.lock).map_err(Error::io("sync", &self.root))?;

@@ -143,7 +143,9 @@ pub(crate) fn supervise(prepared: Prepared) -> ExitCode {
         let supervisor = Supervisor::new(settings)
             .map_err(|source| StartError::Step { step: "setting up the event loop", source })?;
         let mut out = io::stdout();
-        out.write_all(b"ready\n").and_then(|()| out.flush()).unwrap_or_default();
+        // An engine that does not listen has given up waiting, and has taken the sandbox back.
+        let told = out.write_all(b"ready\n").and_then(|()| out.flush());
+        told.map_err(|source| StartError::Step { step: "telling the engine", source })?;
         silence(&log)?;
         Ok(supervisor)
     });

@@ -14,7 +14,7 @@ use std::{
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::error::{Error, Result};
+use super::error::{Error, Failures, Result};
 
 /// The most processes killed in one pass; passes repeat until a group is empty.
 const MAX_PIDS: usize = 65_536;
@@ -98,10 +98,11 @@ impl Cgroups {
     /// When a process does not go away or a group cannot be removed.
     pub fn kill_and_remove(&self, cgroup: &str) -> Result<()> {
         let deadline = Instant::now() + KILL_LIMIT;
+        let mut failures = Failures::default();
         for dir in self.dirs(cgroup) {
-            remove_tree(&dir, cgroup, deadline)?;
+            failures.note(remove_tree(&dir, cgroup, deadline));
         }
-        Ok(())
+        failures.into_result()
     }
 
     /// Removes a group in every hierarchy where it is empty and has none below it.
@@ -124,7 +125,20 @@ impl Cgroups {
         self.dirs(cgroup).any(|dir| dir.exists())
     }
 
-    fn dirs<'a>(&'a self, cgroup: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
+    /// The names of the groups right below another, in whatever hierarchy.
+    pub(crate) fn children(&self, cgroup: &str) -> std::collections::BTreeSet<String> {
+        let entries = self.dirs(cgroup).filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
+        let dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        dirs.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
+    /// The processes in a group and below it.
+    pub(crate) fn processes(&self, cgroup: &str) -> std::collections::BTreeSet<i32> {
+        self.dirs(cgroup).flat_map(|dir| subtree_pids(&dir)).collect()
+    }
+
+    /// A group's directory in every hierarchy.
+    pub(crate) fn dirs<'a>(&'a self, cgroup: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
         let relative = cgroup.trim_matches('/');
         self.hierarchies.iter().map(move |h| h.mount.join(relative))
     }

@@ -138,6 +138,12 @@ impl Layout {
     pub fn default_pods_cgroup(&self) -> String {
         join_cgroup(&self.cgroup_root, "kubepods/besteffort")
     }
+
+    /// The cgroup of a pod that names none.
+    #[must_use]
+    pub fn own_pod_cgroup(&self, sandbox: &str) -> String {
+        join_cgroup(&self.default_pods_cgroup(), &format!("pod{sandbox}"))
+    }
 }
 
 /// A path below a cgroup.

@@ -13,6 +13,7 @@ pub mod container;
 pub mod error;
 pub mod events;
 pub mod exec;
+pub mod holds;
 pub mod host;
 pub mod ids;
 pub mod images;

@@ -35,7 +35,7 @@ pub trait Record: Serialize + DeserializeOwned {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum SandboxPhase {
-    /// Being made; after a crash it is removed.
+    /// Being made, or being taken back after that failed; after a crash it is removed.
     Intent,
     /// It was ready when this was written; whether it still is can be observed.
     Ready,

@@ -10,7 +10,7 @@ use std::{fs, path::Path, sync::Arc};
 use super::{
     Engine, blocking, cgroups,
     error::{Error, Result},
-    ids,
+    ids, layout,
     records::{self, ContainerRecord, End, Record, SandboxPhase, SandboxRecord},
     sandbox_files,
     state::{Container, Phase, Sandbox, end_of},
@@ -112,13 +112,7 @@ async fn recover_sandbox(engine: &Arc<Engine>, sandbox: &Arc<Sandbox>) -> Result
     if record.phase == SandboxPhase::Intent {
         tracing::info!(sandbox = %sandbox.id, "removing a sandbox that was never finished");
         reconnect_to_shut_down(engine, sandbox).await;
-        engine.take_down(sandbox).await?;
-        for container in engine.containers_of(&sandbox.id) {
-            engine.remove_container_now(&container).await?;
-        }
-        engine.remove_sandbox_files(sandbox).await?;
-        engine.forget_sandbox(&sandbox.id);
-        return Ok(());
+        return engine.take_back(sandbox).await;
     }
     if record.phase == SandboxPhase::Ready && of_this_boot && !adopt(engine, sandbox).await {
         tracing::warn!(sandbox = %sandbox.id, "no supervisor; killing the pod");
@@ -187,6 +181,7 @@ async fn remove_orphans(engine: &Arc<Engine>) -> Result<()> {
     };
     let engine = Arc::clone(engine);
     blocking(move || {
+        remove_orphaned_groups(&engine);
         let keys = engine.images.snapshots().map_err(Error::image("listing snapshots"))?;
         for key in keys.iter().filter(|key| engine.container_in_any_state(key).is_none()) {
             let removed = engine.images.remove_snapshot(key).map_err(Error::image("removing a snapshot"));
@@ -201,6 +196,22 @@ async fn remove_orphans(engine: &Arc<Engine>) -> Result<()> {
     .await
 }
 
+/// Groups of supervisors, and those that the engine made for pods, whose sandbox has no record.
+fn remove_orphaned_groups(engine: &Engine) {
+    let known = |id: &str| engine.sandbox(id).is_ok();
+    let supervisors = engine.layout.supervisors_cgroup();
+    let lost = engine.cgroups.children(&supervisors).into_iter().filter(|name| !known(name));
+    let mut groups: Vec<String> = lost.map(|name| layout::join_cgroup(&supervisors, &name)).collect();
+    let pods = engine.cgroups.children(&engine.layout.default_pods_cgroup());
+    let ids =
+        pods.iter().filter_map(|name| name.strip_prefix("pod")).filter(|id| ids::is_id(id) && !known(id));
+    groups.extend(ids.map(|id| engine.layout.own_pod_cgroup(id)));
+    for group in groups {
+        tracing::info!(cgroup = group, "removing a cgroup that belongs to no sandbox");
+        log(&group, engine.cgroups.kill_and_remove(&group));
+    }
+}
+
 /// A pod whose interface is gone cannot be mended: it is not ready, and whoever owns it rebuilds it.
 fn declare_broken(engine: &Engine, id: &str) {
     tracing::warn!(sandbox = id, "the pod's network is broken; it is not ready any more");
@@ -212,10 +223,7 @@ fn declare_broken(engine: &Engine, id: &str) {
 /// A directory whose record says nothing: what can be found by its id is removed.
 async fn remove_unknown_sandbox(engine: &Arc<Engine>, id: &str) -> Result<()> {
     let dir = engine.layout.sandbox(id);
-    let mut groups = vec![
-        engine.supervisor_cgroup(id),
-        super::layout::join_cgroup(&engine.layout.default_pods_cgroup(), &format!("pod{id}")),
-    ];
+    let mut groups = vec![engine.supervisor_cgroup(id), engine.layout.own_pod_cgroup(id)];
     let cgroups = Arc::clone(&engine.cgroups);
     let id = id.to_owned();
     blocking(move || {

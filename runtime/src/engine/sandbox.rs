@@ -90,9 +90,7 @@ impl Engine {
             Err(error) => {
                 let mut failures = Failures::default();
                 failures.note::<()>(Err(error));
-                failures.note(self.take_down(&sandbox).await);
-                failures.note(self.remove_sandbox_files(&sandbox).await);
-                self.forget_sandbox(&sandbox.id);
+                failures.note(self.take_back(&sandbox).await);
                 failures.into_result().map(|()| id)
             }
         }
@@ -204,8 +202,7 @@ impl Engine {
     /// The pod's cgroup, and whether the engine makes it: it does when nobody else has.
     fn cgroup_parent(&self, asked: &str, id: &str) -> (String, bool) {
         if asked.is_empty() {
-            let name = format!("pod{id}");
-            return (layout::join_cgroup(&self.layout.default_pods_cgroup(), &name), true);
+            return (self.layout.own_pod_cgroup(id), true);
         }
         let parent = layout::join_cgroup("/", asked);
         let owns = !self.cgroups.exists(&parent);

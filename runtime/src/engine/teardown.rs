@@ -3,7 +3,10 @@
 //! In: a sandbox in any state, also one without a supervisor. Out: no process, cgroup, network, mount or file of it.
 //! Every step may be done twice; a failing step does not keep the next ones from being tried, and all failures are told.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use pintle_shim_protocol::{KillScope, Request};
 
@@ -20,6 +23,9 @@ use crate::spec::signal::SIGKILL;
 
 /// How long a supervisor may take to kill everything and end.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
+/// How long to wait before taking a sandbox back is tried again, at first and at most.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MOST: Duration = Duration::from_secs(30);
 /// How long killed containers may take until their end is reported.
 const KILLED_LIMIT: Duration = Duration::from_secs(10);
 
@@ -113,6 +119,27 @@ impl Engine {
         failures.into_result()
     }
 
+    /// Takes back a sandbox that was never finished. What cannot be taken away now keeps its record, which says that the
+    /// sandbox was never finished, and is tried again until it can: by this engine, or by the next one when it opens.
+    pub(crate) async fn take_back(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<()> {
+        let taken = self.try_take_back(sandbox).await;
+        if taken.is_err() {
+            let (engine, sandbox) = (Arc::downgrade(self), Arc::clone(sandbox));
+            tokio::spawn(async move { keep_taking_back(&engine, &sandbox).await });
+        }
+        taken
+    }
+
+    async fn try_take_back(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<()> {
+        self.take_down(sandbox).await?;
+        for container in self.containers_of(&sandbox.id) {
+            self.remove_container_now(&container).await?;
+        }
+        self.remove_sandbox_files(sandbox).await?;
+        self.forget_sandbox(&sandbox.id);
+        Ok(())
+    }
+
     /// Kills the containers through the supervisor, so that each has its exit record before the supervisor ends.
     async fn kill_containers(&self, sandbox: &Sandbox) {
         let Some(connection) = sandbox.connection() else { return };
@@ -161,9 +188,13 @@ impl Engine {
         let SandboxRecord { cgroup_parent, owns_parent, .. } = sandbox.record();
         let cgroups = Arc::clone(&self.cgroups);
         let dir = sandbox.dir.clone();
+        let is_of_sandbox = cgroup_parent == self.layout.own_pod_cgroup(&sandbox.id);
         blocking(move || {
-            if owns_parent {
-                cgroups.remove_if_empty(&cgroup_parent);
+            match (is_of_sandbox, owns_parent) {
+                // It is named by the sandbox: nobody else's is below it.
+                (true, _) => cgroups.kill_and_remove(&cgroup_parent)?,
+                (false, true) => cgroups.remove_if_empty(&cgroup_parent),
+                (false, false) => {}
             }
             sandbox_files::unmount_shm(&dir)?;
             sandbox_files::remove_dir(&dir)
@@ -195,5 +226,28 @@ impl Engine {
             failures.into_result()
         })
         .await
+    }
+}
+
+/// Tries again and again, ever more slowly, as long as there is an engine and the sandbox is its own.
+async fn keep_taking_back(engine: &Weak<Engine>, sandbox: &Arc<Sandbox>) {
+    let mut pause = RETRY_FIRST;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MOST);
+        let Some(engine) = engine.upgrade() else { return };
+        let _op = sandbox.op.lock().await;
+        if engine.sandbox(&sandbox.id).is_err() {
+            return;
+        }
+        match engine.try_take_back(sandbox).await {
+            Ok(()) => {
+                tracing::info!(sandbox = %sandbox.id, "what was left of a sandbox is gone now");
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(sandbox = %sandbox.id, error = error.chain(), "a sandbox cannot be taken back; trying again");
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@ mod support;
 
 mod containers;
 mod crash;
+mod doctor;
 mod exec;
 mod isolation;
 mod pods;

@@ -192,6 +192,46 @@ fn pods_whose_infra_container_does_not_start_leave_no_address_that_was_being_giv
 }
 
 #[test]
+fn a_sandbox_that_cannot_be_taken_back_keeps_its_record_until_its_cgroups_are_gone() {
+    on_a_node(|mut node| async {
+        // A group that something is mounted on cannot be removed.
+        let shim = node.path("shim");
+        let script = "#!/bin/sh\nfor top in /sys/fs/cgroup/unified /sys/fs/cgroup; do [ -e $top/cgroup.procs ] && break; done\n\
+            mkdir -p $top$6/pin && mount -t tmpfs tmpfs $top$6/pin && echo error: $top$6/pin\n";
+        std::fs::write(&shim, script).unwrap();
+        std::fs::set_permissions(&shim, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        node.drop_engine().await;
+        node.open_with_shim(shim).await;
+        let error = node.try_pod("p", |_| {}).await.unwrap_err();
+        let (_, said) = error.message().split_once("error: ").unwrap();
+        let pin = said.split(';').next().unwrap().trim().to_owned();
+        let sandboxes = || std::fs::read_dir(node.path("state/sandboxes")).unwrap().count();
+        assert_eq!(sandboxes(), 1, "the record is gone before the cgroup: {error}");
+        rustix::mount::unmount(&pin, rustix::mount::UnmountFlags::DETACH).unwrap();
+        eventually("the engine tries again", || sandboxes() == 0).await;
+        assert!(!std::path::Path::new(&pin).parent().unwrap().exists(), "{pin} is left");
+        node
+    });
+}
+
+#[test]
+fn groups_of_supervisors_and_pods_without_a_record_are_gone_when_the_engine_has_opened() {
+    on_a_node(|mut node| async {
+        let id = "5".repeat(64);
+        let layout = node.engine().layout().clone();
+        node.drop_engine().await;
+        let groups = [format!("{}/{id}", layout.supervisors_cgroup()), layout.own_pod_cgroup(&id)];
+        let cgroups = pintle_runtime::engine::cgroups::Cgroups::discover().unwrap();
+        groups.iter().for_each(|group| cgroups.ensure(group).unwrap());
+        node.open().await;
+        for group in &groups {
+            assert!(!cgroups.exists(group), "{group} is left");
+        }
+        node
+    });
+}
+
+#[test]
 fn only_root_can_look_into_what_the_engine_keeps_and_the_supervisor_has_nothing_of_its_environment() {
     use std::os::unix::fs::PermissionsExt as _;
     on_a_node(|node| async {

@@ -9,7 +9,10 @@ use std::{
 };
 
 use pintle_cri_api::v1::{self as cri, runtime_service_server::RuntimeService as _};
-use pintle_runtime::{Engine, EngineConfig};
+use pintle_runtime::{
+    Engine, EngineConfig, Layout,
+    doctor::{Doctor, Finding, Stopped},
+};
 use tonic::{Request, Status};
 
 use crate::image;
@@ -266,11 +269,39 @@ impl Node {
         text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect::<Vec<_>>().join("\n")
     }
 
+    /// What the doctor finds, with the engine's help if there is one.
+    pub(crate) async fn findings(&self) -> Vec<Finding> {
+        self.with_doctor(async |doctor| doctor.examine().await.unwrap().findings).await
+    }
+
+    /// What the doctor finds and repairs.
+    pub(crate) async fn repaired(&self) -> Vec<Finding> {
+        self.with_doctor(async |doctor| {
+            let mut report = doctor.examine().await.unwrap();
+            doctor.repair(&mut report).await.unwrap();
+            report.findings
+        })
+        .await
+    }
+
+    async fn with_doctor<T>(&self, work: impl AsyncFnOnce(Doctor<'_>) -> T) -> T {
+        let config = self.config();
+        match &self.engine {
+            Some(engine) => work(Doctor { config: &config, engine, agent: None }).await,
+            None => {
+                let stopped = Stopped::lock(&Layout::new(&config)).unwrap().expect("no engine runs");
+                work(Doctor { config: &config, engine: &stopped, agent: None }).await
+            }
+        }
+    }
+
     /// Takes the node down and asserts that nothing is left of it.
     async fn close(mut self) {
+        assert_eq!(self.findings().await, [], "the doctor finds something beside the engine");
         self.engine().remove_all_resources().await.unwrap();
         let layout = self.engine().layout().clone();
         self.drop_engine().await;
+        assert_eq!(self.findings().await, [], "the doctor finds something without an engine");
         let dir = self.dir.path().to_string_lossy().into_owned();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(&dir), "mounts are left");
