@@ -6,7 +6,10 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use pintle_runtime::doctor::{Class, Finding, Kind, Outcome};
+use pintle_runtime::{
+    doctor::{Class, Finding, Kind, Outcome},
+    engine::cgroups::Cgroups,
+};
 
 use crate::support::{Node, eventually, on_a_node, shell};
 
@@ -32,8 +35,13 @@ fn group_dirs(group: &str) -> Vec<PathBuf> {
     mounts.map(|mount| Path::new(mount).join(group.trim_start_matches('/'))).collect()
 }
 
+/// A group that takes processes: on v1 a cpuset needs values first, on v2 none may be handed down.
 fn make_group(group: &str) {
-    group_dirs(group).iter().for_each(|dir| fs::create_dir_all(dir).unwrap());
+    let cgroups = Cgroups::discover().unwrap();
+    match cgroups.is_v2() {
+        true => group_dirs(group).iter().for_each(|dir| fs::create_dir_all(dir).unwrap()),
+        false => cgroups.ensure(group).unwrap(),
+    }
 }
 
 fn is_there(group: &str) -> bool {
@@ -139,7 +147,7 @@ fn interfaces_on_the_bridge_are_told_apart_and_only_ours_is_deleted() {
         ip(&["link", "set", "pv0123456789ab", "master", &bridge]);
         ip(&["link", "set", "pv0123456789ab", "alias", &format!("pintle:{bridge}:{}", stray_id())]);
         assert_found_and_repaired(&node, &[Kind::Interface]).await;
-        ip(&["link", "add", "theirs", "type", "dummy"]);
+        ip(&["link", "add", "theirs", "type", "veth", "peer", "name", "their-peer"]);
         ip(&["link", "set", "theirs", "master", &bridge]);
         ip(&["link", "add", "pvaaaaaaaaaaaa", "type", "veth", "peer", "name", "pv-peer"]);
         ip(&["link", "set", "pvaaaaaaaaaaaa", "alias", &format!("pintle:ptl-other:{}", stray_id())]);
