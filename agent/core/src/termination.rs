@@ -42,16 +42,22 @@ pub fn shorten(deadline: Timestamp, asked: Timestamp) -> Timestamp {
 /// Plans for a pod that is going away.
 pub(crate) fn plan(situation: &Situation<'_>, deadline: Timestamp, planner: &mut Planner<'_>) {
     let look = situation.look;
+    let left = deadline.since(look.now);
+    // More than the whole grace period is left only after the clock was set back.
+    let most = situation.pod.map_or(left, |pod| grace_period(&pod.pod)).min(left);
     for container in look.observed.containers.iter().filter(|c| look.possibly_alive(c)) {
+        let failed = look.failure(&ActionKey::StopContainer(container.id.clone())).is_some();
         planner.want(Action::StopContainer {
             id: container.id.clone(),
-            grace: deadline.since(look.now),
+            grace: if failed { most } else { left },
             why: StopReason::PodTerminating.text().to_owned(),
         });
-        if look.failure(&ActionKey::StopContainer(container.id.clone())).is_some() {
+        if failed {
             planner.wake(deadline);
         }
     }
+    // What could not be stopped is given up at the deadline, or when the clock cannot say any more when that is.
+    let deadline = if most < left { look.now } else { deadline };
     stop_and_remove_sandboxes(&look, deadline, planner);
     remove_containers(&look, deadline, planner);
     if situation.stage == Stage::CleaningUp {

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod checks;
+pub mod clock;
 pub mod node;
 pub mod render;
 pub mod statement;

@@ -20,6 +20,9 @@ pub enum Statement {
     PodShorten { name: String, grace: Duration },
     /// `tick 10s`: time passes.
     Tick(Duration),
+    /// `clock forward|back 1h`: the wall clock is set; what is timed goes on as it was. Programs that end by themselves
+    /// must not be running then.
+    ClockSet { forward: Duration, back: Duration },
     /// `container exit POD/NAME code=1`.
     ContainerExit { target: Target, code: i32 },
     /// `container oom POD/NAME`.
@@ -116,6 +119,7 @@ fn statement(words: &mut Words) -> Result<Statement, String> {
     match first.as_str() {
         "pod" => pod(words),
         "tick" => Ok(Statement::Tick(duration(&words.next()?)?)),
+        "clock" => clock(words),
         "container" => container(words),
         "program" => program(words),
         "image" => {
@@ -144,6 +148,14 @@ fn statement(words: &mut Words) -> Result<Statement, String> {
             Ok(Statement::Expect { what, pod, rest: words.rest() })
         }
         verb => fault_or_sandbox(verb, words),
+    }
+}
+
+fn clock(words: &mut Words) -> Result<Statement, String> {
+    match (words.next()?.as_str(), duration(&words.next()?)?) {
+        ("forward", forward) => Ok(Statement::ClockSet { forward, back: Duration::ZERO }),
+        ("back", back) => Ok(Statement::ClockSet { forward: Duration::ZERO, back }),
+        (other, _) => Err(format!("clock {other}?")),
     }
 }
 

@@ -25,6 +25,7 @@ use super::statement::{PodText, Statement, Target, duration};
 pub struct World {
     pub now: Timestamp,
     pub began: Timestamp,
+    pub clock_was_set: bool,
     pub node: Node,
     pub agent: Option<Agent>,
     pub policy: Policy,
@@ -74,6 +75,7 @@ impl Default for World {
         Self {
             now: began,
             began,
+            clock_was_set: false,
             node: Node::default(),
             agent: Some(Agent::default()),
             policy,
@@ -93,6 +95,7 @@ impl World {
     pub fn run(&mut self, statement: Statement) -> Result<(), String> {
         match statement {
             Statement::Tick(time) => self.tick(time),
+            Statement::ClockSet { forward, back } => self.set_clock(|at| at + forward - back),
             Statement::Show { what, pod } => self.show(&what, &pod)?,
             Statement::Expect { what, pod, rest } => self.expect(&what, &pod, &rest)?,
             other => {
