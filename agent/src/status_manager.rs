@@ -88,9 +88,21 @@ impl StatusManager {
         self.shared().waiting.clone()
     }
 
-    /// Every pod.
-    pub(crate) fn entries(&self) -> Vec<Entry> {
-        self.shared().pods.values().cloned().collect()
+    /// The first entry whose pod is meant.
+    pub(crate) fn find(&self, is_meant: impl Fn(&DesiredPod) -> bool) -> Option<Entry> {
+        let shared = self.shared();
+        shared.pods.values().find(|entry| entry.pod.as_deref().is_some_and(&is_meant)).cloned()
+    }
+
+    /// The pods that are wanted, as the API shows them. Nothing else is copied: there may be hundreds, and whoever waits
+    /// for one asks often.
+    pub(crate) fn objects(&self, wanted: impl Fn(&api::Pod) -> bool) -> Vec<api::Pod> {
+        let shared = self.shared();
+        let entries = shared.pods.values();
+        entries
+            .filter(|entry| entry.pod.as_deref().is_some_and(|pod| wanted(&pod.pod)))
+            .filter_map(Entry::object)
+            .collect()
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
