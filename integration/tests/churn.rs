@@ -165,11 +165,8 @@ fn report(who: &str, unit: &str, samples: &[Sample]) {
         let bytes = |memory| as_float(usize::try_from(field(memory)).unwrap_or(0));
         samples.iter().map(|(x, memory)| (*x, bytes(memory))).collect()
     };
-    let all = [
-        ("rss", series(|m| m.rss)),
-        ("pss", series(|m| m.pss)),
-        ("private dirty", series(|m| m.private_dirty)),
-    ];
+    let all =
+        [("rss", series(|m| m.rss)), ("pss", series(|m| m.pss)), ("anonymous", series(|m| m.anonymous))];
     for (name, points) in &all {
         // What the first ones need once is no growth: the later half tells more.
         let later = &points[points.len() / 2..];

@@ -66,24 +66,25 @@ fn the_agent_killed_at_random_moments_disturbs_and_loses_nothing() {
         ["steady", "counter"].iter().map(|name| node.wait_ready(name)["status"]["podIP"].clone()).collect();
     let before = running(&node);
 
+    let mut codes = BTreeMap::new();
     for round in 0..kills() {
         // A pod that ends with a code of its own while the agent is being killed.
         let code = 1 + round % 200;
         let name = format!("ends{round}");
         let manifest =
             pod(&name, "  restartPolicy: Never", &format!("sleep 0.0{}; exit {code}", random.below(10)));
-        node.manifest("ends.yaml", &manifest);
+        node.manifest(&format!("{name}.yaml"), &manifest);
+        codes.insert(name, code);
         std::thread::sleep(Duration::from_millis(random.below(120)));
         node.kill_agent();
         std::thread::sleep(Duration::from_millis(random.below(30)));
         node.start_agent();
         if round % 10 == 9 {
-            let ended = node.wait_pod(&name, "ended", |pod| pod["status"]["phase"] == "Failed");
-            let status = container_status(&ended, "app");
-            assert_eq!(status["state"]["terminated"]["exitCode"], code, "round {round}: {status}");
+            assert_ended(&node, &mut codes);
             assert_eq!(running(&node), before, "round {round}");
         }
     }
+    assert_ended(&node, &mut codes);
     for (name, address) in ["steady", "counter"].iter().zip(&addresses) {
         let pod = node.wait_ready(name);
         assert_eq!(&pod["status"]["podIP"], address);
@@ -103,6 +104,17 @@ fn the_agent_killed_at_random_moments_disturbs_and_loses_nothing() {
     println!("{} lines without a gap", numbers.len());
     assert!(numbers.len() > 1000, "the counter hardly counted: {}", numbers.len());
     node.finish();
+}
+
+/// Every one of these pods ends with its code, told to whichever agent; then they go.
+fn assert_ended(node: &Node, codes: &mut BTreeMap<String, u32>) {
+    while let Some((name, code)) = codes.pop_first() {
+        let ended = node.wait_pod(&name, "ended", |pod| pod["status"]["phase"] == "Failed");
+        let status = container_status(&ended, "app");
+        assert_eq!(status["state"]["terminated"]["exitCode"], code, "{name}: {status}");
+        assert_eq!(status["restartCount"], 0, "{name}: {status}");
+        node.remove_manifest(&format!("{name}.yaml"));
+    }
 }
 
 /// Every line that the pod's container has logged, from its rotated files too.
