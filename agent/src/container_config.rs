@@ -258,7 +258,7 @@ fn check_non_root(from: &Ingredients<'_>) -> Result<(), ContainerConfigError> {
 }
 
 /// What the kernel shows of the host that a container has no business with.
-const MASKED_PATHS: [&str; 11] = [
+const MASKED_PATHS: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -269,6 +269,7 @@ const MASKED_PATHS: [&str; 11] = [
     "/proc/scsi",
     "/proc/timer_list",
     "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
     "/sys/firmware",
 ];
 /// What of the host a container may look at only.

@@ -76,7 +76,7 @@ async fn run(container: Arc<Container>, command: Vec<String>, limit: Option<Dura
     let dir = container.dir.clone();
     let name = exec.clone();
     let process = blocking(move || ProcessFile::write(&dir, &name, command)).await?;
-    let null = fs::File::open("/dev/null").map_err(Error::io("opening", "/dev/null"))?;
+    let stdin = at_its_end()?;
     let (stdout, stdout_writer) = collect()?;
     let (stderr, stderr_writer) = collect()?;
     let request = Request::Exec {
@@ -86,9 +86,9 @@ async fn run(container: Arc<Container>, command: Vec<String>, limit: Option<Dura
         timeout_ms: limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
     };
     let wait = limit.map_or(NO_LIMIT, |limit| limit + MARGIN);
-    let fds = [null.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()];
+    let fds = [stdin.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()];
     let answer = connection.request_with_fds(request, &fds, wait).await;
-    drop((null, stdout_writer, stderr_writer));
+    drop((stdin, stdout_writer, stderr_writer));
     let (stdout, stderr) = (stdout.finish().await, stderr.finish().await);
     let answer = answer.map_err(Error::supervisor("running a command in the container"))?;
     let Answer::ExecDone { exit_code, timed_out } = answer else {
@@ -130,6 +130,12 @@ impl Drop for ProcessFile {
             tracing::debug!(path = %self.path.display(), %error, "an exec's file cannot be removed");
         }
     }
+}
+
+/// Standard input with nothing in it. Not the node's `/dev/null`: root in the container could change its mode and owner
+/// through the descriptor.
+fn at_its_end() -> Result<PipeReader> {
+    Ok(io::pipe().map_err(Error::io("making", "a pipe"))?.0)
 }
 
 /// A pipe whose reading end is emptied by a task.

@@ -7,7 +7,7 @@
 use std::{
     fs, io,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use pintle_cri_api::v1::{ContainerConfig, Device, Mount, MountPropagation};
@@ -77,6 +77,7 @@ pub fn prepare(request: &Request<'_>) -> Result<Prepared> {
         return Err(Error::InvalidArgument(text));
     }
     let user = user::resolve(&security, &image.user, &name_files(rootfs)?)?;
+    HIDDEN.iter().try_for_each(|name| rootfs::check_mount_point(rootfs, name))?;
     rootfs::ensure(rootfs, &process::cwd(config, image)?, Kind::Directory)?;
     let mounts = resolve_mounts(rootfs, &config.mounts)?;
     let mut devices = Vec::new();
@@ -156,6 +157,12 @@ fn resolve_mounts(root: &Path, wanted: &[Mount]) -> Result<Vec<ResolvedMount>> {
     let mut resolved: Vec<ResolvedMount> = Vec::with_capacity(ordered.len());
     for mount in ordered {
         let propagation = mounts::check(mount)?;
+        if Path::new(&mount.container_path).components().any(|part| part == Component::ParentDir) {
+            return Err(Error::InvalidArgument(format!(
+                "mount point {:?} is not a plain path",
+                mount.container_path
+            )));
+        }
         let source = source_of(mount)?;
         check_propagation(&source, propagation)?;
         let below =
@@ -167,6 +174,7 @@ fn resolve_mounts(root: &Path, wanted: &[Mount]) -> Result<Vec<ResolvedMount>> {
             let kind = if source.is_dir() { Kind::Directory } else { Kind::File };
             rootfs::ensure(root, &mount.container_path, kind)?
         };
+        mounts::check_destination(&destination, is_procfs(&source))?;
         resolved.push(ResolvedMount {
             source,
             destination,
@@ -176,6 +184,10 @@ fn resolve_mounts(root: &Path, wanted: &[Mount]) -> Result<Vec<ResolvedMount>> {
         });
     }
     Ok(resolved)
+}
+
+fn is_procfs(source: &Path) -> bool {
+    rustix::fs::statfs(source).is_ok_and(|found| found.f_type == rustix::fs::PROC_SUPER_MAGIC)
 }
 
 /// The source, with links followed; a missing directory is made, as containerd does.

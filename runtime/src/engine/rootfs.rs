@@ -12,7 +12,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags, ResolveFlags},
+    fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags},
     io::Errno,
 };
 
@@ -37,18 +37,38 @@ pub enum Kind {
 /// When it is there and cannot be read.
 pub fn read(root: &Path, path: &str, limit: u64) -> Result<String> {
     let absent = || Ok(String::new());
-    let file = match open_in(&open_root(root)?, path, OFlags::RDONLY | OFlags::NONBLOCK) {
+    let fail = |e| Error::io("opening inside the container's root", path)(e);
+    // Looked at before it is opened: to open a device or a FIFO of the image's may already do something on the node.
+    let found = match open_in(&open_root(root)?, path, OFlags::PATH) {
         Ok(fd) => File::from(fd),
         Err(Errno::NOENT | Errno::NOTDIR) => return absent(),
-        Err(e) => return Err(Error::io("opening inside the container's root", path)(e)),
+        Err(e) => return Err(fail(e.into())),
     };
-    let metadata = file.metadata().map_err(Error::io("looking at", path))?;
+    let metadata = found.metadata().map_err(Error::io("looking at", path))?;
     if !metadata.is_file() || metadata.len() > limit {
         return absent();
     }
+    let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd())).map_err(fail)?;
     let mut content = Vec::new();
     file.take(limit).read_to_end(&mut content).map_err(Error::io("reading", path))?;
     Ok(String::from_utf8_lossy(&content).into_owned())
+}
+
+/// Checks that nothing, or a directory and no link, is at a path right below the root, where the kernel's own file systems
+/// go: the library makes links in `/dev` by names that it joins to the root, so that an image's `/dev` that is a link would
+/// have them made wherever it leads on the node.
+///
+/// # Errors
+/// When it is a link or a file.
+pub fn check_mount_point(root: &Path, name: &str) -> Result<()> {
+    match rustix::fs::statat(&open_root(root)?, name.trim_start_matches('/'), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => Ok(()),
+        Err(Errno::NOENT) => Ok(()),
+        Ok(_) => {
+            Err(Error::InvalidArgument(format!("the image's {name} is a link or a file, not a directory")))
+        }
+        Err(e) => Err(Error::io("looking inside the container's root at", name)(e)),
+    }
 }
 
 /// Makes sure that a path exists inside a root, and returns it with the links followed.
@@ -131,6 +151,29 @@ mod tests {
         fs::write(root.path().join("etc/passwd"), "mine").unwrap();
         assert_eq!(read(root.path(), "/etc/link", 4096).unwrap(), "mine");
         assert_eq!(read(root.path(), "/etc/passwd", 2).unwrap(), "");
+    }
+
+    #[test]
+    fn a_device_or_fifo_in_a_files_place_is_not_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let fifo = FileType::Fifo;
+        // A device that nobody has: to open it fails, where to look at it does not.
+        let none = rustix::fs::makedev(4095, 4095);
+        for (name, kind, device) in [("fifo", fifo, 0), ("device", FileType::CharacterDevice, none)] {
+            let path = root.path().join(name);
+            rustix::fs::mknodat(rustix::fs::CWD, &path, kind, Mode::RUSR, device).unwrap();
+            assert_eq!(read(root.path(), name, 4096).unwrap(), "", "{name}");
+        }
+    }
+
+    #[test]
+    fn a_mount_point_of_the_kernels_may_be_no_link() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("proc")).unwrap();
+        symlink("proc", root.path().join("dev")).unwrap();
+        check_mount_point(root.path(), "/proc").unwrap();
+        check_mount_point(root.path(), "/sys").unwrap();
+        assert!(check_mount_point(root.path(), "/dev").unwrap_err().to_string().contains("/dev"));
     }
 
     #[test]

@@ -137,6 +137,41 @@ pub fn check(mount: &Mount) -> Result<MountPropagation, Error> {
     Ok(propagation)
 }
 
+/// Files of `/proc` that may be covered: what lxcfs shows in place of the node's own.
+const PROC_FILES: [&str; 8] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+];
+
+/// Checks where a mount goes, links followed: not over `/proc`, which the supervisor and the paths that are hidden or
+/// read-only rely on, nor over `/dev`, in which device nodes and links are made.
+///
+/// # Errors
+/// When it goes there.
+pub fn check_destination(destination: &str, from_procfs: bool) -> Result<(), Error> {
+    let path = Path::new(destination);
+    let refused = |reason: &str| {
+        Err(Error::invalid(
+            "mounts.container_path",
+            format!("{destination:?} cannot be mounted on: {reason}"),
+        ))
+    };
+    if path == Path::new("/dev") {
+        return refused("it is the container's own; mount what is needed below it");
+    }
+    let covers_proc = path.starts_with("/proc") && !PROC_FILES.iter().any(|file| path == Path::new(file));
+    if covers_proc && !(from_procfs && path == Path::new("/proc")) {
+        return refused("/proc has to show the kernel's own files");
+    }
+    Ok(())
+}
+
 /// How many components a path has.
 #[must_use]
 pub fn depth(path: &str) -> usize {
@@ -207,6 +242,18 @@ mod tests {
         let v2 = kernel(KernelMounts { privileged: false, cgroup_v2: true });
         let cgroup = v2.iter().find(|mount| mount["type"] == "cgroup").unwrap();
         assert!(cgroup["options"].as_array().unwrap().contains(&json!("ro")));
+    }
+
+    #[test]
+    fn nothing_is_mounted_over_proc_and_dev_but_below_dev_and_over_what_lxcfs_shows() {
+        for bad in ["/proc", "/proc/", "/proc/sys/kernel", "/proc/self/attr", "/dev", "/dev/"] {
+            assert!(check_destination(bad, false).is_err(), "{bad}");
+        }
+        for good in ["/data", "/dev/net/tun", "/proc/meminfo", "/process", "/sys/fs/bpf"] {
+            check_destination(good, false).unwrap();
+        }
+        check_destination("/proc", true).unwrap();
+        assert!(check_destination("/proc/sys", true).is_err());
     }
 
     #[test]
