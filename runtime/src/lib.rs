@@ -4,9 +4,9 @@
 //! [`Engine`]). Out: pods on this node, and events about them. Below it are `pintle-image` (images and snapshots),
 //! `pintle-shim` (a supervisor per pod, spoken to over its socket) and `pintle-cni` (the pod network).
 //!
-//! `cri` decodes, calls and maps errors; `engine` does; `spec` decides, purely; `doctor` looks for what is left over. Long-lived tasks: one per supervisor
-//! connection (in: packets; out: answers and events), one while a lost connection is looked into. There is no
-//! `unsafe` here: the supervisor does what needs it.
+//! `cri` decodes, calls and maps errors; `engine` does; `spec` decides, purely; `doctor` looks for what is left over.
+//! Long-lived tasks: one per supervisor connection (in: packets; out: answers and events), one while a lost connection is
+//! looked into. Its only `unsafe` is in `sys`.
 //!
 //! It does not restart containers, pull what is missing or decide anything about pods: that is the agent's.
 
@@ -14,6 +14,7 @@ pub mod cri;
 pub mod doctor;
 pub mod engine;
 pub mod spec;
+mod sys;
 
 pub use engine::{
     Engine,

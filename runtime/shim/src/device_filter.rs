@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
+use crate::cgroup::write_file;
 use crate::sys;
 
 /// Why a filter could not be put in place.
@@ -41,8 +42,8 @@ const MKNOD: i32 = 1;
 const READ: i32 = 2;
 const WRITE: i32 = 4;
 
-/// What every container may use: the same list that libcontainer always allows on cgroup v1.
-const ALWAYS: [(Option<i32>, Option<i32>, i32); 11] = [
+/// What every container may use: the list that libcontainer always allows on cgroup v1, without the host's console.
+const ALWAYS: [(Option<i32>, Option<i32>, i32); 10] = [
     (None, None, MKNOD),
     (Some(1), Some(3), READ | WRITE | MKNOD),
     (Some(1), Some(5), READ | WRITE | MKNOD),
@@ -50,7 +51,6 @@ const ALWAYS: [(Option<i32>, Option<i32>, i32); 11] = [
     (Some(1), Some(8), READ | WRITE | MKNOD),
     (Some(1), Some(9), READ | WRITE | MKNOD),
     (Some(5), Some(0), READ | WRITE | MKNOD),
-    (Some(5), Some(1), READ | WRITE | MKNOD),
     (Some(5), Some(2), READ | WRITE | MKNOD),
     (Some(136), None, READ | WRITE | MKNOD),
     (Some(10), Some(200), READ | WRITE | MKNOD),
@@ -61,6 +61,28 @@ pub(crate) fn attach(path: &Path, devices: &[LinuxDeviceCgroup]) -> Result<(), D
     let program = encode(&rules(devices)?);
     let attach = || sys::attach_device_program(std::fs::File::open(path)?.as_fd(), &program);
     attach().map_err(|source| DeviceError::Attach { path: path.to_owned(), source })
+}
+
+/// On cgroup v1, takes the host's console away again, which libcontainer always allows.
+pub(crate) fn deny_console(path: &Path, devices: &[LinuxDeviceCgroup]) -> Result<(), DeviceError> {
+    if allow_console(devices)? {
+        return Ok(());
+    }
+    let file = path.join("devices.deny");
+    write_file(&file, "c 5:1 rwm").map_err(|source| DeviceError::Attach { path: file, source })
+}
+
+/// Whether the rules themselves allow the host's console, which libcontainer always allows on cgroup v1.
+fn allow_console(devices: &[LinuxDeviceCgroup]) -> Result<bool, DeviceError> {
+    let speaks_of_it = |rule: &&Rule| {
+        let is = |wanted: Option<i32>, number| wanted.is_none_or(|wanted| wanted == number);
+        is(rule.kind, CHARACTER)
+            && is(rule.major, 5)
+            && is(rule.minor, 1)
+            && rule.access & (READ | WRITE) != 0
+    };
+    let rules = devices.iter().map(rule).collect::<Result<Vec<_>, _>>()?;
+    Ok(rules.iter().rfind(speaks_of_it).is_some_and(|rule| rule.allow))
 }
 
 /// Checks the rules and adds what is always allowed.
@@ -218,6 +240,7 @@ mod tests {
         assert!(!run(&program, CHARACTER, READ, (1, 1)));
         assert!(!run(&program, BLOCK, READ, (8, 0)));
         assert!(!run(&program, BLOCK, READ | MKNOD, (8, 0)));
+        assert!(!run(&program, CHARACTER, READ, (5, 1)));
     }
 
     #[test]
@@ -253,6 +276,19 @@ mod tests {
     fn privileged_means_every_device() {
         let program = encode(&parsed(r#"[{"allow":true,"access":"rwm"}]"#));
         assert!(run(&program, BLOCK, READ | WRITE | MKNOD, (259, 5)));
+    }
+
+    #[test]
+    fn the_hosts_console_is_allowed_only_where_the_rules_say_so() {
+        let allowed = |json: &str| allow_console(&serde_json::from_str::<Vec<_>>(json).unwrap()).unwrap();
+        assert!(!allowed(&format!(r#"[{DENY_ALL},{{"allow":true,"type":"c","access":"m"}}]"#)));
+        assert!(!allowed(&format!(
+            r#"[{DENY_ALL},{{"allow":true,"type":"c","major":5,"minor":0,"access":"rwm"}}]"#
+        )));
+        assert!(allowed(&format!(
+            r#"[{DENY_ALL},{{"allow":true,"type":"c","major":5,"minor":1,"access":"rw"}}]"#
+        )));
+        assert!(allowed(r#"[{"allow":true,"access":"rwm"}]"#));
     }
 
     #[test]

@@ -89,6 +89,7 @@ pub(crate) fn run(job: Job<'_>, descriptors: [&OwnedFd; 4], report: &OwnedFd) ->
 
 fn stage_one(job: Job<'_>, report: &OwnedFd) -> Result<std::convert::Infallible, Error> {
     let process = read_process(job.process)?;
+    sys::leave_session_keyring().map_err(|source| Error::Io { step: "session keyring", source })?;
     let spaces = different_namespaces(job.init).map_err(|source| Error::Namespaces { source })?;
     let own = std::process::id().cast_signed();
     job.hierarchies.join_below(job.cgroup, job.group, own).map_err(|source| Error::Cgroup { source })?;

@@ -9,7 +9,7 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
@@ -99,13 +99,26 @@ impl Call {
     }
 }
 
-/// Whether the file, or the interpreter its first line names, is the supervisor's own executable: a container that could
-/// run it (as `/proc/self/exe`) would hold the host's file open.
+/// How many interpreters of interpreters the kernel follows, and some more.
+const MAX_INTERPRETERS: usize = 8;
+
+/// Whether the file, or an interpreter in the chain that its first line begins, is the supervisor's own executable: a
+/// container that could run it (as `/proc/self/exe`) would hold the host's file open. The container may still change a file
+/// between this look and the execution, so the engine runs the supervisor from a mount that cannot be written through;
+/// this gives the reason in words.
 fn is_supervisor(file: &Path) -> bool {
     let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
     let Ok(own) = identity(Path::new("/proc/self/exe")) else { return false };
     let is_own = |path: &Path| identity(path).is_ok_and(|found| found == own);
-    is_own(file) || interpreter(file).is_ok_and(|found| found.is_some_and(|found| is_own(Path::new(&found))))
+    let mut next = Some(file.to_owned());
+    for _ in 0..MAX_INTERPRETERS {
+        let Some(present) = next else { return false };
+        if is_own(&present) {
+            return true;
+        }
+        next = interpreter(&present).ok().flatten().map(PathBuf::from);
+    }
+    false
 }
 
 fn interpreter(file: &Path) -> io::Result<Option<String>> {

@@ -43,6 +43,8 @@ enum Error {
     Refused { field: &'static str, reason: &'static str },
     #[error("setting up descriptors")]
     Descriptors { source: io::Error },
+    #[error("making a session keyring")]
+    Keyring { source: io::Error },
     #[error("removing the state of an earlier try in {}", path.display())]
     Stale { path: PathBuf, source: io::Error },
     #[error("libcontainer")]
@@ -96,6 +98,7 @@ fn make(job: Job<'_>, report: &'static OwnedFd) -> Result<i32, Error> {
         Report::Detail(format!("oom_score_adj {}: {error}", job.oom_score_adj)).send(report);
     }
     tracing::subscriber::set_global_default(Collector { report }).unwrap_or_default();
+    sys::leave_session_keyring().map_err(|source| Error::Keyring { source })?;
     let own = std::process::id().cast_signed();
     let join = || {
         job.hierarchies.create_parents(&plan.cgroup)?;
@@ -224,12 +227,16 @@ impl Console {
 /// Adds what the library leaves out. The container's process waits meanwhile.
 fn finish(job: Job<'_>, path: &CgroupPath, devices: &[LinuxDeviceCgroup], pid: i32) -> Result<(), Error> {
     job.hierarchies.join(path, pid).map_err(|source| Error::Cgroup { source })?;
+    let failed = |source| Error::Devices { source };
     let Some(directory) = job.hierarchies.unified(path).filter(|_| job.hierarchies.is_v2()) else {
-        return Ok(());
+        return job
+            .hierarchies
+            .legacy("devices", path)
+            .map_or(Ok(()), |directory| device_filter::deny_console(&directory, devices).map_err(failed));
     };
     // Missing where the memory controller is: then there is nothing to group.
     cgroup::write_file(&directory.join("memory.oom.group"), "1").unwrap_or_default();
-    device_filter::attach(&directory, devices).map_err(|source| Error::Devices { source })
+    device_filter::attach(&directory, devices).map_err(failed)
 }
 
 /// Sets the calling process's value; lowering it below what it was started with needs CAP_SYS_RESOURCE.

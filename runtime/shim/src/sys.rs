@@ -162,6 +162,19 @@ pub(crate) fn set_resource_limit(resource: u32, soft: u64, hard: u64) -> io::Res
     check(unsafe { libc::setrlimit(resource as _, &raw const limit) }.into()).map(drop)
 }
 
+/// Gives the process a session keyring of its own, so that what it becomes neither finds the keys of whoever started the
+/// supervisor nor shares its own with neighbours.
+pub(crate) fn leave_session_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    let no_name = std::ptr::null::<libc::c_char>();
+    // SAFETY: without a name no memory is read.
+    match check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, no_name) }) {
+        // There are no keys here, or a filter keeps them from us, and so from all that we start.
+        Err(error) if [Some(libc::ENOSYS), Some(libc::EPERM)].contains(&error.raw_os_error()) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
 /// Makes the terminal on standard input the controlling one of the session.
 pub(crate) fn take_terminal() -> io::Result<()> {
     // SAFETY: TIOCSCTTY takes an integer and touches no memory.

@@ -7,11 +7,14 @@ use std::{path::Path, process::Stdio, time::Duration};
 
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
-    process::{Child, Command},
+    process::Child,
     time::timeout,
 };
 
-use super::error::{Error, Result};
+use super::{
+    error::{Error, Result},
+    program::Program,
+};
 
 /// How long a supervisor may take until its socket listens.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -27,23 +30,24 @@ pub const SOCKET: &str = "shim.sock";
 ///
 /// # Errors
 /// With the supervisor's own words when it could not start.
-pub async fn launch(program: &Path, sandbox: &str, dir: &Path, cgroup: &str) -> Result<()> {
+pub async fn launch(program: &Program, sandbox: &str, dir: &Path, cgroup: &str) -> Result<()> {
     let mut child = spawn(program, sandbox, dir, cgroup)?;
-    match said(&mut child, program, START_LIMIT).await {
+    match said(&mut child, program.path(), START_LIMIT).await {
         Ok(()) => {
             // Reaps the launching process, which ends once the supervisor has detached.
             tokio::spawn(async move { child.wait().await });
             Ok(())
         }
         Err(error) => {
-            child.kill().await.map_err(Error::io("ending the supervisor's start", program))?;
+            child.kill().await.map_err(Error::io("ending the supervisor's start", program.path()))?;
             Err(error)
         }
     }
 }
 
-fn spawn(program: &Path, sandbox: &str, dir: &Path, cgroup: &str) -> Result<Child> {
-    Command::new(program)
+fn spawn(program: &Program, sandbox: &str, dir: &Path, cgroup: &str) -> Result<Child> {
+    program
+        .command()
         .arg("--sandbox")
         .arg(sandbox)
         .arg("--dir")
@@ -59,7 +63,7 @@ fn spawn(program: &Path, sandbox: &str, dir: &Path, cgroup: &str) -> Result<Chil
         // One that is not ready in time must not come up later.
         .kill_on_drop(true)
         .spawn()
-        .map_err(Error::io("starting the supervisor", program))
+        .map_err(Error::io("starting the supervisor", program.path()))
 }
 
 /// Whether it says that it is ready.
@@ -81,6 +85,8 @@ async fn said(child: &mut Child, program: &Path, limit: Duration) -> Result<()> 
 
 #[cfg(test)]
 mod tests {
+    use tokio::process::Command;
+
     use super::*;
 
     #[tokio::test]
@@ -96,7 +102,7 @@ mod tests {
         let script = format!("#!/bin/sh\necho $$ > {}\necho error: no\nexec sleep 1000\n", told.display());
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        launch(&program, "s", dir.path(), "/c").await.unwrap_err();
+        launch(&Program::unsealed(&program), "s", dir.path(), "/c").await.unwrap_err();
         let late = std::fs::read_to_string(told).unwrap();
         for pid in [pid.to_string(), late.trim().to_owned()] {
             assert!(!Path::new("/proc").join(&pid).exists(), "{pid} is still there");

@@ -21,6 +21,7 @@ pub mod launch;
 pub mod layout;
 pub mod lifecycle;
 pub mod lookups;
+pub mod program;
 pub mod records;
 pub mod recovery;
 pub mod rootfs;
@@ -67,6 +68,7 @@ pub struct Engine {
     pub(crate) cgroups: Arc<Cgroups>,
     pub(crate) host: HostFacts,
     pub(crate) boot: String,
+    pub(crate) shim: program::Program,
     pub(crate) events: EventHub,
     /// Counts what was pulled and imported, for those who wait for an image.
     pub(crate) images_arrived: watch_flag::Sender<u64>,
@@ -105,6 +107,7 @@ impl Engine {
         let host = host::facts(&cgroups)?;
         sandbox_files::write_pause(&layout.pause_rootfs())?;
         cgroups.ensure(&layout.supervisors_cgroup())?;
+        let shim = program::Program::seal(&config.shim);
         Ok(Self {
             config,
             images,
@@ -112,6 +115,7 @@ impl Engine {
             cgroups: Arc::new(cgroups),
             host,
             boot: host::boot_id()?,
+            shim,
             events: EventHub::new(events::CAPACITY),
             images_arrived: watch_flag::Sender::new(0),
             sandboxes: RwLock::default(),

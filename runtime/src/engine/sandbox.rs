@@ -138,7 +138,7 @@ impl Engine {
 
     async fn start_supervisor(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<Connection> {
         let cgroup = self.supervisor_cgroup(&sandbox.id);
-        let launch = launch::launch(&self.config.shim, &sandbox.id, &sandbox.dir, &cgroup);
+        let launch = launch::launch(&self.shim, &sandbox.id, &sandbox.dir, &cgroup);
         launch.instrument(info_span!("launch")).await?;
         let (connection, _) = self.connect(sandbox).instrument(info_span!("connect")).await?;
         Ok(connection)

@@ -326,7 +326,9 @@ fn guard_0_the_supervisor_s_executable_cannot_be_reached_from_inside() {
     let mut shim = Shim::start();
     fs::write(shim.path("rootfs/tmp/script"), "#!/proc/self/exe --help\n").unwrap();
     fs::set_permissions(shim.path("rootfs/tmp/script"), fs::Permissions::from_mode(0o755)).unwrap();
-    for (number, program) in ["/proc/self/exe", "/tmp/script"].into_iter().enumerate() {
+    fs::write(shim.path("rootfs/tmp/nested"), "#!/tmp/script\n").unwrap();
+    fs::set_permissions(shim.path("rootfs/tmp/nested"), fs::Permissions::from_mode(0o755)).unwrap();
+    for (number, program) in ["/proc/self/exe", "/tmp/script", "/tmp/nested"].into_iter().enumerate() {
         let id = format!("c{number}");
         let config = shim.config_for(&id, &[program]);
         let create = shim.bundle(&id, &config);
