@@ -8,12 +8,14 @@
 
 mod disk;
 mod host;
+mod hostile_image;
 mod memory;
 mod node;
 mod residue;
 
 pub use disk::Disk;
 pub use host::{Mode, cgroup_mode, cgroup_path_of, read_cgroup_file, time_out};
+pub use hostile_image::{hostile_image, write_attacker};
 pub use memory::{Memory, slope};
 pub use node::{
     Container, IMAGE, NODE, Node, condition, container_status, image_archive, program, wait_until,

@@ -105,14 +105,31 @@ impl Node {
     /// Starts the agent and waits until it serves.
     pub fn start_agent(&mut self) {
         self.spawn_agent();
+        self.wait_for_agent();
+    }
+
+    /// Starts the agent, with a key in its session keyring, and waits until it serves.
+    pub fn start_agent_with_key(&mut self, name: &str) {
+        let attacker = self.path("attacker");
+        crate::write_attacker(&attacker);
+        let program = program("pintle");
+        self.spawn_agent_as(&attacker, &["with-key", name, &program.to_string_lossy()]);
+        self.wait_for_agent();
+    }
+
+    /// Starts the agent without waiting for it.
+    pub fn spawn_agent(&mut self) {
+        self.spawn_agent_as(&program("pintle"), &[]);
+    }
+
+    fn wait_for_agent(&mut self) {
         wait_until("the agent to serve", || {
             assert!(!self.agent_has_ended(), "the agent does not start:\n{}", self.agent_log());
             self.try_pintle(&["version"]).status.success().then_some(())
         });
     }
 
-    /// Starts the agent without waiting for it.
-    pub fn spawn_agent(&mut self) {
+    fn spawn_agent_as(&mut self, program_or_starter: &Path, before: &[&str]) {
         assert!(self.agent.is_none(), "the agent runs already");
         let log = fs::OpenOptions::new()
             .create(true)
@@ -120,7 +137,8 @@ impl Node {
             .open(self.path("agent.log"))
             .expect("agent.log opens");
         let child = self
-            .netns_command(&program("pintle"))
+            .netns_command(program_or_starter)
+            .args(before)
             .arg("agent")
             .arg("--manifests")
             .arg(self.path("manifests"))
