@@ -477,7 +477,9 @@ fn keys_of_the_node_and_of_neighbours_are_not_found() {
 /// Waits until the pod is held up by something that `explain` tells in these words.
 fn wait_refused(node: &Node, name: &str, words: &str) {
     wait_until(&format!("{name} to be refused because of {words:?}"), || {
-        let told = node.pintle(&["explain", &format!("pod/{name}-node1")]);
+        // It may not be known yet.
+        let told = node.try_pintle(&["explain", &format!("pod/{name}-node1")]);
+        let told = String::from_utf8_lossy(&told.stdout).into_owned();
         told.contains(words).then_some(())
     });
     let pod = node.pod(name).expect("it is known");
@@ -513,9 +515,15 @@ fn import_odd_images(node: &Node, victim: &Path) {
         symlink(target, layer.join(name)).expect("a link can be made");
     };
     let image = odd_image;
-    for name in ["dev", "proc", "sys", "etc"] {
-        import(node, &image(name), &json!({}), |layer| replaced(layer, name, victim));
+    for name in ["dev", "proc", "sys"] {
+        import(node, &image(name), &json!({}), |layer| {
+            // The image has a directory of that name too, so that the link leads somewhere inside as well.
+            let inside = layer.join(victim.strip_prefix("/").expect("it is absolute"));
+            fs::create_dir_all(inside).expect("a directory can be made");
+            replaced(layer, name, victim);
+        });
     }
+    import(node, &image("etc"), &json!({}), |layer| replaced(layer, "etc", victim));
     import(node, &image("hosts"), &json!({}), |layer| replaced(layer, "etc/hosts", &victim.join("hosts")));
     let as_host = json!({"User": "host"});
     import(node, &image("user"), &as_host, |layer| replaced(layer, "etc/passwd", &victim.join("passwd")));
