@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::Error;
 use crate::digest::{Digest, HashingReader};
+use crate::manifest::Descriptor;
 
 /// One write of a blob that is copied; the standard library's 8 KiB make too many.
 const COPY_BUFFER: usize = 128 << 10;
@@ -50,6 +51,16 @@ impl Content {
 
     pub(crate) fn contains(&self, digest: &Digest) -> bool {
         self.path(digest).exists()
+    }
+
+    /// Whether the blob is here; if so it must have the size that is claimed.
+    pub(crate) fn contains_as(&self, claimed: &Descriptor) -> Result<bool, Error> {
+        let path = self.path(&claimed.digest);
+        match std::fs::metadata(&path) {
+            Ok(meta) => check_size(&claimed.digest, meta.len(), claimed.size).map(|()| true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(Error::io("inspect", &path)(e)),
+        }
     }
 
     /// Opens a blob for reading.
@@ -200,15 +211,37 @@ pub(crate) fn check_small(what: &str, bytes: &[u8], limit: u64) -> Result<(), Er
     Ok(())
 }
 
-/// Writes a file so that a crash leaves either the old or the new one.
+/// Refuses a blob that is longer or shorter than its descriptor says.
+pub(crate) fn check_size(digest: &Digest, size: u64, claimed: u64) -> Result<(), Error> {
+    if size == claimed {
+        return Ok(());
+    }
+    let reason = format!("it has {size} bytes, its descriptor says {claimed}");
+    Err(Error::corrupt(format!("blob {digest}"), reason))
+}
+
+/// Writes a file so that a crash leaves either the old or the new one. A failure leaves the old one alone.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let temporary = path.with_extension("tmp");
-    let mut file = File::create(&temporary).map_err(Error::io("create", &temporary))?;
-    file.write_all(bytes).map_err(Error::io("write", &temporary))?;
-    file.sync_all().map_err(Error::io("sync", &temporary))?;
-    std::fs::rename(&temporary, path).map_err(Error::io("rename", &temporary))?;
+    let written = write_and_sync(&temporary, bytes)
+        .and_then(|()| std::fs::rename(&temporary, path).map_err(Error::io("rename", &temporary)));
+    if let Err(error) = written {
+        match std::fs::remove_file(&temporary) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                tracing::debug!(path = %temporary.display(), error = %e, "could not remove an unfinished file");
+            }
+            Ok(()) | Err(_) => {}
+        }
+        return Err(error);
+    }
     if let Some(dir) = path.parent() {
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("sync", dir))?;
     }
     Ok(())
+}
+
+fn write_and_sync(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let mut file = File::create(path).map_err(Error::io("create", path))?;
+    file.write_all(bytes).map_err(Error::io("write", path))?;
+    file.sync_all().map_err(Error::io("sync", path))
 }

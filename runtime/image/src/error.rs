@@ -55,6 +55,15 @@ pub enum Error {
     /// The work was given up because another part of it failed, or the store is going away.
     #[error("{operation} was cancelled")]
     Cancelled { operation: String },
+    /// The file system is full.
+    #[error("{operation} {} failed: {lack} on its file system", .path.display())]
+    Full {
+        operation: &'static str,
+        path: PathBuf,
+        lack: &'static str,
+        #[source]
+        source: io::Error,
+    },
     /// The file system refused.
     #[error("{operation} {} failed", .path.display())]
     Io {
@@ -81,6 +90,7 @@ impl Error {
             | Self::Config { .. }
             | Self::Mounted { .. }
             | Self::Locked { .. }
+            | Self::Full { .. }
             | Self::Io { .. } => false,
         }
     }
@@ -113,6 +123,26 @@ impl Error {
 
     /// For `map_err`: names the file operation that failed.
     pub(crate) fn io<E: Into<io::Error>>(operation: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
-        move |source| Self::Io { operation, path: path.to_owned(), source: source.into() }
+        move |source| {
+            let (path, source) = (path.to_owned(), source.into());
+            if source.kind() == io::ErrorKind::StorageFull {
+                let lack = what_is_full(&path);
+                return Self::Full { operation, path, lack, source };
+            }
+            Self::Io { operation, path, source }
+        }
+    }
+}
+
+/// The kernel has one error for both: a disk with room for a mebibyte that takes no file has no inode for it.
+fn what_is_full(path: &Path) -> &'static str {
+    const FEW_INODES: u64 = 64;
+    const ROOM: u64 = 1 << 20;
+    let there = path.ancestors().find_map(|path| rustix::fs::statvfs(path).ok());
+    match there {
+        Some(fs) if fs.f_files > 0 && fs.f_ffree <= FEW_INODES && fs.f_bavail * fs.f_frsize >= ROOM => {
+            "no inodes are left"
+        }
+        Some(_) | None => "no space is left",
     }
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use crate::compression::Bounded;
-use crate::content::{Content, Ingest};
-use crate::digest::{Digest, TooManyBytes};
+use crate::content::{Content, Ingest, check_size};
+use crate::digest::{Digest, TooManyBytes, shorten};
 use crate::facts::Facts;
 use crate::index::{IMAGE_NAME, REF_NAME};
 use crate::layer_root::split;
@@ -193,6 +193,10 @@ impl<'a> Spool<'a> {
         if images.is_empty() {
             return Err(Error::corrupt("archive", "its manifest.json lists no image"));
         }
+        if images.len() > limits::INDEX_ENTRIES {
+            let limit = format!("{} images", limits::INDEX_ENTRIES);
+            return Err(Error::TooLarge { what: "manifest.json".into(), limit });
+        }
         images.into_iter().map(|image| self.docker_image(&image)).collect()
     }
 
@@ -245,7 +249,10 @@ impl<'a> Spool<'a> {
             }
         }
         self.files.get_mut(&at).ok_or_else(|| {
-            Error::corrupt("archive", format!("it lacks the file {:?}", String::from_utf8_lossy(path)))
+            Error::corrupt(
+                "archive",
+                format!("it lacks the file {:?}", shorten(&String::from_utf8_lossy(path))),
+            )
         })
     }
 
@@ -259,23 +266,19 @@ impl<'a> Spool<'a> {
             return Err(Error::corrupt("archive", format!("{shown} is a blob")));
         };
         serde_json::from_reader(io::BufReader::new(ingest.reopen()?))
-            .map_err(|e| Error::corrupt(format!("archive: {shown}"), e.to_string()))
+            .map_err(|e| Error::corrupt(format!("archive: {shown}"), shorten(&e.to_string())))
     }
 
     /// Makes the file with the descriptor's digest a blob, wherever in the archive it is.
     fn keep(&mut self, wanted: &Descriptor) -> Result<(), Error> {
-        if self.content.contains(&wanted.digest) {
+        if self.content.contains_as(wanted)? {
             return Ok(());
         }
         let file = self.files.values_mut().find(|file| file.digest == wanted.digest);
         let Some(file) = file else {
             return Err(Error::corrupt("archive", format!("no file in it has the digest {}", wanted.digest)));
         };
-        if file.size != wanted.size {
-            let reason =
-                format!("{} has {} bytes, its descriptor says {}", wanted.digest, file.size, wanted.size);
-            return Err(Error::corrupt("archive", reason));
-        }
+        check_size(&wanted.digest, file.size, wanted.size)?;
         match file.ingest.take() {
             Some(ingest) => ingest.commit(self.content, &wanted.digest),
             None => Err(Error::not_found(format!("blob {}", wanted.digest))),

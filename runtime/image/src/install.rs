@@ -7,7 +7,7 @@ use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::content::Tee;
+use crate::content::{Tee, check_size};
 use crate::digest::{Digest, HashingReader};
 use crate::facts::Facts;
 use crate::layers::{Place, Staging};
@@ -44,7 +44,7 @@ impl Store {
         let tee = Tee { inner: stream, ingest: &mut ingest };
         let (staged, rest) = self.stage(HashingReader::new(tee, wanted.layer.size), wanted)?;
         let (digest, size, _) = rest.finish().map_err(|e| stream_error(&wanted.diff_id, e))?;
-        check_size(size, &wanted.layer)?;
+        check_size(&wanted.layer.digest, size, wanted.layer.size)?;
         if digest != wanted.layer.digest {
             let reason = format!("its bytes have the digest {digest}");
             return Err(Error::corrupt(format!("layer {}", wanted.layer.digest), reason));
@@ -59,7 +59,7 @@ impl Store {
         let blob = self.content.open_blob(&wanted.layer.digest)?;
         let stored =
             blob.metadata().map_err(Error::io("inspect", &self.content.path(&wanted.layer.digest)))?;
-        check_size(stored.len(), &wanted.layer)?;
+        check_size(&wanted.layer.digest, stored.len(), wanted.layer.size)?;
         self.stage(blob, wanted).map(|(staged, _)| staged)
     }
 
@@ -109,14 +109,6 @@ impl Store {
         }
         Ok(())
     }
-}
-
-fn check_size(size: u64, layer: &Descriptor) -> Result<(), Error> {
-    if size == layer.size {
-        return Ok(());
-    }
-    let reason = format!("it has {size} bytes, its descriptor says {}", layer.size);
-    Err(Error::corrupt(format!("layer {}", layer.digest), reason))
 }
 
 /// Does the work for all items on a few threads and returns the results in the items' order, or the first error. After an

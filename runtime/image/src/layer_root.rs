@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, Dev, FileType, Gid, Mode, OFlags, Timespec, Timestamps
 use rustix::io::Errno;
 
 use crate::Error;
+use crate::digest::{Digest, shorten};
 use crate::tar_stream::Entry;
 use crate::tree::{kind_at, open_in_root, remove_at};
 
@@ -35,6 +36,11 @@ pub(crate) struct Location {
 impl Location {
     pub(crate) fn path(&self) -> Vec<u8> {
         join(&self.parent, &self.name)
+    }
+
+    /// Whether a directory above it has a name that begins so.
+    pub(crate) fn is_below(&self, prefix: &[u8]) -> bool {
+        self.parent.split(|b| *b == b'/').any(|component| component.starts_with(prefix))
     }
 }
 
@@ -74,6 +80,8 @@ pub(crate) enum Owner {
 pub(crate) struct LayerRoot {
     fd: OwnedFd,
     shown: PathBuf,
+    /// The layer's name, for errors.
+    diff_id: Digest,
     us: (Uid, Gid),
     /// Directories made because an entry needed them before the archive named them.
     pub(crate) implied: BTreeSet<Vec<u8>>,
@@ -82,10 +90,11 @@ pub(crate) struct LayerRoot {
 }
 
 impl LayerRoot {
-    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(path: &Path, diff_id: &Digest) -> Result<Self, Error> {
         Ok(Self {
             fd: crate::tree::open_dir(path)?,
             shown: path.to_owned(),
+            diff_id: diff_id.clone(),
             us: (rustix::process::geteuid(), rustix::process::getegid()),
             implied: [Vec::new()].into(),
             parents: HashMap::new(),
@@ -251,6 +260,9 @@ impl LayerRoot {
         if FileType::from_raw_mode(source.st_mode) == FileType::Directory {
             return Err(self.corrupt(&location.path(), "a hard link to a directory"));
         }
+        if is_whiteout(target_parent.as_fd(), &target.name) {
+            return Err(self.corrupt(&location.path(), "a hard link to what a whiteout hides"));
+        }
         if let Ok(old) = rustix::fs::statat(parent, &location.name[..], AtFlags::SYMLINK_NOFOLLOW) {
             if (old.st_dev, old.st_ino) == (source.st_dev, source.st_ino) {
                 return Ok(());
@@ -367,7 +379,8 @@ impl LayerRoot {
     }
 
     pub(crate) fn corrupt(&self, path: &[u8], reason: &str) -> Error {
-        Error::corrupt(format!("layer entry {:?}", String::from_utf8_lossy(path)), reason)
+        let entry = shorten(&String::from_utf8_lossy(path));
+        Error::corrupt(format!("entry {entry:?} of layer {}", self.diff_id), reason)
     }
 }
 

@@ -84,7 +84,7 @@ impl Document {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Error> {
         let corrupt = |reason: String| Error::corrupt("manifest", reason);
         crate::content::check_small("manifest", bytes, limits::MANIFEST_BYTES)?;
-        let raw: Raw = serde_json::from_slice(bytes).map_err(|e| corrupt(e.to_string()))?;
+        let raw: Raw = serde_json::from_slice(bytes).map_err(|e| corrupt(shorten(&e.to_string())))?;
         if raw.schema_version != 2 {
             return Err(Error::unsupported(
                 format!("manifest schema version {}", raw.schema_version),
@@ -197,7 +197,9 @@ pub(crate) struct CheckedConfig {
 pub(crate) fn parse_config(bytes: &[u8], layers: usize) -> Result<CheckedConfig, Error> {
     let what = "image configuration";
     crate::content::check_small(what, bytes, limits::CONFIG_BYTES)?;
-    let config = ImageConfiguration::from_reader(bytes).map_err(|e| Error::corrupt(what, e.to_string()))?;
+    // Not its own reader, whose error keeps the reason to itself.
+    let config: ImageConfiguration =
+        serde_json::from_slice(bytes).map_err(|e| Error::corrupt(what, shorten(&e.to_string())))?;
     let (os, architecture) = (config.os().to_string(), config.architecture().to_string());
     if os != "linux" || architecture != host_architecture() {
         let reason = format!("this machine runs linux/{} images", host_architecture());
@@ -212,7 +214,30 @@ pub(crate) fn parse_config(bytes: &[u8], layers: usize) -> Result<CheckedConfig,
         let reason = format!("it names {} layers, the manifest {layers}", diff_ids.len());
         return Err(Error::corrupt(what, reason));
     }
+    check_strings(&config)?;
     Ok(CheckedConfig { config, diff_ids })
+}
+
+/// What the kernel takes as a string cannot hold a zero byte, and a variable needs a name.
+fn check_strings(config: &ImageConfiguration) -> Result<(), Error> {
+    let Some(run) = config.config() else { return Ok(()) };
+    let refuse =
+        |field: &str, reason| Err(Error::corrupt("image configuration", format!("{field} {reason}")));
+    let lists = [("Env", run.env()), ("Cmd", run.cmd()), ("Entrypoint", run.entrypoint())];
+    let strings = [("User", run.user()), ("WorkingDir", run.working_dir())];
+    let all = lists
+        .iter()
+        .flat_map(|(field, list)| list.iter().flatten().map(move |text| (field, text)))
+        .chain(strings.iter().flat_map(|(field, text)| text.iter().map(move |text| (field, text))));
+    for (field, text) in all {
+        if text.contains('\0') {
+            return refuse(field, "contains a zero byte");
+        }
+    }
+    if run.env().iter().flatten().any(|variable| variable.starts_with('=')) {
+        return refuse("Env", "has a variable without a name");
+    }
+    Ok(())
 }
 
 /// Chain ids of the layers, lowest first: the first is its diff id, each other the digest of `<chain below> <diff id>`.

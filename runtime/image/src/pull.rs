@@ -154,7 +154,7 @@ impl Work {
     }
 
     async fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, Error> {
-        if self.store.content.contains(&descriptor.digest) {
+        if self.store.content.contains_as(descriptor)? {
             return self.store.content.read(&descriptor.digest, limits::CONFIG_BYTES);
         }
         let mut stream = self.registry.blob(&descriptor.digest).await?;
@@ -163,6 +163,7 @@ impl Work {
             bytes.extend_from_slice(&chunk?);
             crate::content::check_small("image configuration", &bytes, descriptor.size)?;
         }
+        crate::content::check_size(&descriptor.digest, bytes.len() as u64, descriptor.size)?;
         if Digest::of(&bytes) != descriptor.digest {
             return Err(Error::corrupt("image configuration", "its bytes have another digest"));
         }
@@ -193,7 +194,7 @@ impl Work {
         self.progress.iter().for_each(|p| p.started(&name, layer.descriptor.size));
         let _chain = self.store.locks.lock(&format!("chain {}", layer.place.chain_id)).await;
         let is_placed = self.store.layers.contains(&layer.place.chain_id);
-        if !is_placed || !self.store.content.contains(&layer.descriptor.digest) {
+        if !self.store.content.contains_as(&layer.descriptor)? || !is_placed {
             let staged = self.stage(layer).await?;
             if !is_placed {
                 if let Some(mut below) = below {

@@ -172,12 +172,39 @@ impl Store {
                     doomed.insert(entry.descriptor.digest);
                 }
             }
-            state.index.remove(|entry| doomed.contains(&entry.descriptor.digest))?;
+            let is_doomed = |entry: &IndexEntry| doomed.contains(&entry.descriptor.digest);
+            match state.index.remove(is_doomed) {
+                // A full disk must not keep images from being removed. Layers without their image's name are no loss: as
+                // long as the image has it they are unpacked again when needed.
+                Err(Error::Full { .. }) if state.busy == 0 => {
+                    self.remove_layers_of_only(&mut state, is_doomed)?;
+                    state.index.remove(is_doomed)?;
+                }
+                other => other?,
+            }
             state.facts.retain(|digest, _| !doomed.contains(digest));
             state.collect_wanted = true;
         }
         self.collect()?;
         Ok(true)
+    }
+
+    /// Frees the space of layers that only these entries need.
+    fn remove_layers_of_only(
+        &self,
+        state: &mut State,
+        is_doomed: impl Fn(&IndexEntry) -> bool,
+    ) -> Result<(), Error> {
+        let mut needed: BTreeSet<Digest> = state.leases.values().flat_map(|r| r.layers.clone()).collect();
+        let mut unneeded = BTreeSet::new();
+        for entry in state.index.entries().to_vec() {
+            let chain = self.facts(state, &entry.descriptor)?.chain_ids.clone();
+            if is_doomed(&entry) { &mut unneeded } else { &mut needed }.extend(chain);
+        }
+        for layer in unneeded.difference(&needed).filter(|layer| self.layers.contains(layer)) {
+            drop(self.layers.detach(layer)?);
+        }
+        Ok(())
     }
 
     /// Facts of the image with this id, for those who are about to use its layers.

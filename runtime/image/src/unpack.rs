@@ -14,7 +14,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::Error;
 use crate::compression::Decompressed;
-use crate::digest::{Digest, HashingReader};
+use crate::digest::{Digest, HashingReader, shorten};
 use crate::layer_root::{LayerRoot, Location, Owner, Parent, set_opaque, set_times, split};
 use crate::limits::LayerLimits;
 use crate::read_ahead::{Ahead, read_ahead};
@@ -52,7 +52,7 @@ pub(crate) fn unpack<R: Read + Send>(layer: LayerStream<R>, root: &Path) -> Resu
     let failed = |e| stream_error(&diff_id, e);
     let bytes_max = layer.limits.unpacked_bytes(layer.compressed_size);
     let plain = Decompressed::detect(layer.compressed).map_err(failed)?;
-    let root = LayerRoot::open(root)?;
+    let root = LayerRoot::open(root, &diff_id)?;
     let work = |ahead: Ahead| {
         let unpacker = Unpacker {
             root,
@@ -85,8 +85,16 @@ struct Unpacker {
 
 impl Unpacker {
     fn run(mut self) -> Result<Unpacked, Error> {
-        while let Some(entry) = self.tar.next_entry().map_err(|e| stream_error(&self.diff_id, e))? {
-            self.apply(&entry)?;
+        let mut last = None;
+        loop {
+            match self.tar.next_entry() {
+                Ok(Some(entry)) => {
+                    self.apply(&entry)?;
+                    last = Some(entry.path);
+                }
+                Ok(None) => break,
+                Err(e) => return Err(after(last.as_deref(), stream_error(&self.diff_id, e))),
+            }
         }
         self.finish()
     }
@@ -94,9 +102,15 @@ impl Unpacker {
     fn apply(&mut self, entry: &Entry) -> Result<(), Error> {
         let location = split(&entry.path).map_err(|reason| self.root.corrupt(&entry.path, &reason))?;
         let Some(location) = location else { return self.apply_root(entry) };
+        if location.is_below(AUFS) {
+            return Ok(());
+        }
+        if location.is_below(WHITEOUT) {
+            return Err(self.root.corrupt(&entry.path, "it lies in a whiteout, which is no directory"));
+        }
         let parent = self.root.ensure_parent(&location.parent)?;
         if let Some(hidden) = location.name.strip_prefix(WHITEOUT) {
-            return self.apply_whiteout(parent.fd.as_fd(), &location, hidden);
+            return self.apply_whiteout(parent.fd.as_fd(), (&location, hidden), &entry.kind);
         }
         self.create(&parent, &location, entry)?;
         self.done.inodes += u64::from(!matches!(entry.kind, Kind::HardLink { .. }));
@@ -117,14 +131,19 @@ impl Unpacker {
     fn apply_whiteout(
         &mut self,
         parent: BorrowedFd<'_>,
-        location: &Location,
-        hidden: &[u8],
+        (location, hidden): (&Location, &[u8]),
+        kind: &Kind,
     ) -> Result<(), Error> {
-        if location.name == OPAQUE {
-            return set_opaque(parent).map_err(|e| self.root.error("mark opaque", &location.parent, e));
-        }
-        if location.name.starts_with(AUFS) {
+        let is_opaque = location.name == OPAQUE;
+        if location.name.starts_with(AUFS) && !is_opaque {
             return Ok(());
+        }
+        // Aufs wrote them as hard links to one another.
+        if !matches!(kind, Kind::File | Kind::HardLink { .. }) {
+            return Err(self.root.corrupt(&location.path(), "a whiteout that is not a regular file"));
+        }
+        if is_opaque {
+            return set_opaque(parent).map_err(|e| self.root.error("mark opaque", &location.parent, e));
         }
         if matches!(hidden, b"" | b"." | b"..") {
             return Err(self.root.corrupt(&location.path(), "a whiteout of nothing, '.' or '..'"));
@@ -217,6 +236,17 @@ impl Unpacker {
         let rest = io::copy(&mut self.tar.into_inner(), &mut io::sink());
         rest.map_err(|e| stream_error(&self.diff_id, e))?;
         Ok(self.done)
+    }
+}
+
+/// Says where in the layer the stream became unreadable.
+fn after(last: Option<&[u8]>, error: Error) -> Error {
+    match (error, last) {
+        (Error::Corrupt { what, reason }, Some(path)) => {
+            let path = shorten(&String::from_utf8_lossy(path));
+            Error::Corrupt { what, reason: format!("{reason}, after the entry {path:?}") }
+        }
+        (error, _) => error,
     }
 }
 

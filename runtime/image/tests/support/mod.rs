@@ -2,13 +2,17 @@
 
 #![allow(dead_code, clippy::unwrap_used, reason = "helpers of tests, not all used by each of them")]
 
+pub(crate) mod raw_tar;
+
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pintle_image::ImageStore;
+use pintle_image::{Error, Image, ImageStore, ImportOptions};
 use sha2::{Digest, Sha256};
 
 /// A store in its own directory; dropped, it proves that no mount is left below it.
@@ -42,6 +46,27 @@ impl TestStore {
         let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    pub(crate) fn import(&self, archive: &[u8]) -> Result<Vec<Image>, Error> {
+        self.store.import(archive, ImportOptions::default())
+    }
+
+    /// Every file of the store with mode, size, owner and device, however deep.
+    pub(crate) fn listing(&self) -> BTreeMap<PathBuf, (u32, u64, u32, u64)> {
+        let (mut found, mut todo) = (BTreeMap::new(), vec![self.dir.path().to_owned()]);
+        while let Some(dir) = todo.pop() {
+            for entry in std::fs::read_dir(&dir).unwrap() {
+                let path = entry.unwrap().path();
+                let meta = std::fs::symlink_metadata(&path).unwrap();
+                let size = if meta.is_dir() { 0 } else { meta.len() };
+                if meta.is_dir() {
+                    todo.push(path.clone());
+                }
+                found.insert(path, (meta.mode(), size, meta.uid(), meta.rdev()));
+            }
+        }
+        found
     }
 
     pub(crate) fn assert_empty(&self) {
