@@ -25,6 +25,7 @@ mod pull;
 mod read_ahead;
 mod reference;
 mod registry;
+mod registry_auth;
 pub mod resolve;
 mod snapshots;
 mod store;

@@ -6,6 +6,10 @@
 pub(crate) const MANIFEST_BYTES: u64 = 4 << 20;
 /// Largest image configuration.
 pub(crate) const CONFIG_BYTES: u64 = 8 << 20;
+/// Largest answer of a token server; tokens have a few kilobytes.
+pub(crate) const TOKEN_BYTES: u64 = 1 << 20;
+/// What is read of a registry's error; 200 characters of it are shown.
+pub(crate) const ERROR_BYTES: u64 = 64 << 10;
 /// Largest `hosts.toml` and CA file.
 pub(crate) const HOSTS_FILE_BYTES: u64 = 1 << 20;
 /// Most layers in an image; the figure other engines use too.

@@ -1,24 +1,16 @@
 //! Requests to the registry hosts of one pull.
 //!
-//! In: hosts in order, credentials. Out: manifests (bounded) and blob streams, from the first host that has them. `oci-client`
-//! does authentication and blobs; manifests are fetched here with its token, because it reads them without a bound. Digests of
-//! manifests are checked here, those of blobs where they are stored.
-
-use futures_util::StreamExt;
-use oci_client::client::{
-    Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol, SizedStream,
-};
-use oci_client::errors::{OciDistributionError, OciErrorCode};
-use oci_client::secrets::RegistryAuth;
-use oci_client::{Reference as OciReference, RegistryOperation};
+//! In: hosts in order, credentials. Out: manifests (bounded) and blob streams, from the first host that has them. Every answer
+//! that is held in memory is bounded. Digests of manifests are checked here, those of blobs where they are stored.
 
 use std::time::Duration;
 
 use crate::digest::{Digest, shorten};
 use crate::hosts::Host;
-use crate::limits::MANIFEST_BYTES;
+use crate::limits::{ERROR_BYTES, MANIFEST_BYTES};
 use crate::manifest::{DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use crate::reference::Reference;
+use crate::registry_auth::{Credentials, Refusal, authorize};
 use crate::{Auth, Error};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -37,10 +29,15 @@ pub(crate) struct Registry {
 
 struct Endpoint {
     host: Host,
-    client: Client,
     http: reqwest::Client,
-    image: OciReference,
-    auth: RegistryAuth,
+    /// Where the registry's interface begins: `https://host/v2/`.
+    base: String,
+    repository: String,
+    /// The registry a mirror is asked for.
+    namespace: Option<String>,
+    own: Credentials,
+    /// What the host turned out to want, once it was asked.
+    granted: tokio::sync::Mutex<Option<Credentials>>,
 }
 
 impl Registry {
@@ -132,49 +129,32 @@ impl std::fmt::Display for Wanted<'_> {
 
 /// A blob on its way; chunks are the client's own buffers.
 pub(crate) struct BlobStream {
-    stream: SizedStream,
+    response: reqwest::Response,
     context: Context,
 }
 
 impl BlobStream {
     /// The next chunk, or `None` at the end.
     pub(crate) async fn next(&mut self) -> Option<Result<tokio_util::bytes::Bytes, Error>> {
-        let chunk = self.stream.next().await?;
-        Some(chunk.map_err(|e| self.context.stream_error(e)))
+        self.response.chunk().await.map_err(|e| self.context.network(e)).transpose()
     }
 }
 
 impl Endpoint {
     fn new(host: Host, reference: &Reference, auth: Option<&Auth>) -> Result<Self, Error> {
         let context = Context::new(&host, &reference.to_string(), "set up the connection");
-        let certificates = |c: &Vec<u8>| Certificate { encoding: CertificateEncoding::Pem, data: c.clone() };
-        let config = ClientConfig {
-            protocol: if host.is_https { ClientProtocol::Https } else { ClientProtocol::Http },
-            accept_invalid_certificates: host.skip_verify,
-            extra_root_certificates: host.ca.iter().map(certificates).collect(),
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            read_timeout: Some(READ_TIMEOUT),
-            user_agent: concat!("pintle/", env!("CARGO_PKG_VERSION")),
-            ..ClientConfig::default()
-        };
-        let client = Client::try_from(config).map_err(|e| context.error(e))?;
         let http = http_client(&host).map_err(|e| context.network(e))?;
-        let repository = format!("{}{}", host.prefix, reference.repository);
-        let mut image =
-            OciReference::with_tag(reference.registry.clone(), repository.clone(), "latest".into());
-        if host.is_mirror {
-            image.set_mirror_registry(host.authority.clone());
-        } else {
-            image = OciReference::with_tag(host.authority.clone(), repository, "latest".into());
-        }
-        let auth = match auth {
-            Some(Auth::Basic { username, password }) if !host.is_mirror => {
-                RegistryAuth::Basic(username.clone(), password.clone())
-            }
-            Some(Auth::Token(token)) if !host.is_mirror => RegistryAuth::Bearer(token.clone()),
-            Some(_) | None => RegistryAuth::Anonymous,
-        };
-        Ok(Self { host, client, http, image, auth })
+        let scheme = if host.is_https { "https" } else { "http" };
+        Ok(Self {
+            base: format!("{scheme}://{}/v2/", host.authority),
+            repository: format!("{}{}", host.prefix, reference.repository),
+            namespace: host.is_mirror.then(|| reference.registry.clone()),
+            // A mirror is somebody else.
+            own: auth.filter(|_| !host.is_mirror).into(),
+            granted: tokio::sync::Mutex::new(None),
+            host,
+            http,
+        })
     }
 
     async fn manifest(&self, wanted: &Wanted<'_>, shown: &str) -> Result<(Vec<u8>, Digest), Error> {
@@ -192,42 +172,69 @@ impl Endpoint {
     }
 
     async fn fetch_manifest(&self, wanted: &Wanted<'_>, context: &Context) -> Result<Vec<u8>, Error> {
-        let token = self
-            .client
-            .auth(&self.image, &self.auth, RegistryOperation::Pull)
-            .await
-            .map_err(|e| context.error(e))?;
-        let scheme = if self.host.is_https { "https" } else { "http" };
-        let (authority, repository) = (&self.host.authority, self.image.repository());
-        let namespace = self.image.namespace().map_or(String::new(), |ns| format!("?ns={ns}"));
-        let url = format!("{scheme}://{authority}/v2/{repository}/manifests/{wanted}{namespace}");
         let accept = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX].join(", ");
-        let request = self.http.get(url).header("Accept", accept);
-        let request = match (&self.auth, token) {
-            (_, Some(token)) => request.bearer_auth(token),
-            (RegistryAuth::Basic(user, password), None) => request.basic_auth(user, Some(password)),
-            (RegistryAuth::Bearer(token), None) => request.bearer_auth(token),
-            (RegistryAuth::Anonymous, None) => request,
-        };
-        let response = request.send().await.map_err(|e| context.network(e))?;
-        let status = response.status().as_u16();
-        let mut bytes = Vec::new();
-        let mut stream = response.bytes_stream();
-        while let Some(chunk) = stream.next().await {
-            bytes.extend_from_slice(&chunk.map_err(|e| context.network(e))?);
-            crate::content::check_small("manifest", &bytes, MANIFEST_BYTES)?;
-        }
-        if status == 200 { Ok(bytes) } else { Err(context.status(status, &String::from_utf8_lossy(&bytes))) }
+        let response = self.request(&format!("manifests/{wanted}"), &accept, context).await?;
+        read_bounded(response, MANIFEST_BYTES, context).await
     }
 
     async fn blob(&self, digest: &Digest, shown: &str) -> Result<BlobStream, Error> {
         let context = Context::new(&self.host, shown, &format!("fetch {digest}"));
-        let name = digest.to_string();
-        self.client.store_auth_if_needed(self.image.resolve_registry(), &self.auth).await;
-        let work = self.client.pull_blob_stream(&self.image, name.as_str());
+        let path = format!("blobs/{digest}");
+        let work = self.request(&path, "*/*", &context);
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, work).await.map_err(|e| context.network(e))?;
-        Ok(BlobStream { stream: answer.map_err(|e| context.error(e))?, context })
+        Ok(BlobStream { response: answer?, context })
     }
+
+    /// Sends a request and checks its status. A token that is no longer good is replaced once.
+    async fn request(&self, path: &str, accept: &str, context: &Context) -> Result<reqwest::Response, Error> {
+        let namespace = self.namespace.as_ref().map_or(String::new(), |ns| format!("?ns={ns}"));
+        let url = format!("{}{}/{path}{namespace}", self.base, self.repository);
+        let mut is_first = true;
+        loop {
+            let credentials = self.credentials(context).await?;
+            let request = self.http.get(&url).header("Accept", accept);
+            let response = credentials.apply(request).send().await.map_err(|e| context.network(e))?;
+            let status = response.status().as_u16();
+            if status == 200 {
+                return Ok(response);
+            }
+            if status == 401 && is_first && matches!(credentials, Credentials::Bearer(_)) {
+                *self.granted.lock().await = None;
+                is_first = false;
+                continue;
+            }
+            let body = read_bounded(response, ERROR_BYTES, context).await.unwrap_or_default();
+            return Err(context.status(status, &String::from_utf8_lossy(&body)));
+        }
+    }
+
+    /// Several layers at once ask once.
+    async fn credentials(&self, context: &Context) -> Result<Credentials, Error> {
+        let mut granted = self.granted.lock().await;
+        if let Some(credentials) = &*granted {
+            return Ok(credentials.clone());
+        }
+        let credentials =
+            authorize(&self.http, &self.base, &self.repository, &self.own).await.map_err(|e| match e {
+                Refusal::Network(source) => context.network(source),
+                Refusal::Denied(reason) => context.unauthorized(&reason),
+            })?;
+        *granted = Some(credentials.clone());
+        Ok(credentials)
+    }
+}
+
+async fn read_bounded(
+    mut response: reqwest::Response,
+    limit: u64,
+    context: &Context,
+) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|e| context.network(e))? {
+        bytes.extend_from_slice(&chunk);
+        crate::content::check_small("manifest", &bytes, limit)?;
+    }
+    Ok(bytes)
 }
 
 fn http_client(host: &Host) -> Result<reqwest::Client, reqwest::Error> {
@@ -278,45 +285,6 @@ impl Context {
             image: self.image.clone(),
             host: self.host.clone(),
             reason: shorten(reason.trim()),
-        }
-    }
-
-    fn stream_error(&self, error: std::io::Error) -> Error {
-        match error.get_ref() {
-            Some(e) if e.is::<oci_client::errors::DigestError>() => {
-                Error::corrupt(format!("what {} sent", self.host), error.to_string())
-            }
-            Some(_) | None => self.network(error),
-        }
-    }
-
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "the rest of a foreign enum is one case: the exchange failed"
-    )]
-    fn error(&self, error: OciDistributionError) -> Error {
-        use OciDistributionError as E;
-        match error {
-            E::UnauthorizedError { .. } => self.unauthorized("the registry wants other credentials"),
-            E::AuthenticationFailure(reason) => self.unauthorized(&reason),
-            E::ImageManifestNotFoundError(_) => self.status(404, ""),
-            E::ServerError { code, message, .. } => self.status(code, &message),
-            E::RegistryError { envelope, .. } => {
-                let status = match envelope.errors.first().map(|e| &e.code) {
-                    Some(OciErrorCode::Unauthorized | OciErrorCode::Denied) => 401,
-                    Some(
-                        OciErrorCode::BlobUnknown
-                        | OciErrorCode::ManifestUnknown
-                        | OciErrorCode::NameUnknown
-                        | OciErrorCode::NotFound,
-                    ) => 404,
-                    Some(OciErrorCode::Toomanyrequests) => 429,
-                    Some(_) | None => 400,
-                };
-                self.status(status, &envelope.to_string())
-            }
-            E::DigestError(e) => Error::corrupt(format!("what {} sent", self.host), e.to_string()),
-            other => self.network(other),
         }
     }
 }

@@ -323,3 +323,150 @@ async fn a_large_layer_passes_through_without_being_held_in_memory() {
     let grown = resident() - before;
     assert!(grown < 48 << 10, "pulling 200 MiB took {grown} KiB more memory");
 }
+
+/// Sends a head that promises `length` bytes (none: until the end), and a megabyte of spaces after the other.
+fn endless(stream: &mut TcpStream, status: &str, headers: &str) -> std::io::Result<()> {
+    write!(stream, "HTTP/1.1 {status}\r\nConnection: close\r\n{headers}\r\n")?;
+    loop {
+        stream.write_all(&[b' '; 1 << 20])?;
+    }
+}
+
+fn challenge(stream: &mut TcpStream, value: &str) -> std::io::Result<()> {
+    let head = "HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: 0\r\n";
+    write!(stream, "{head}WWW-Authenticate: {value}\r\n\r\n")
+}
+
+type Answer = fn(&Request, &mut TcpStream, &str) -> Option<std::io::Result<()>>;
+
+/// What the server does to whom it concerns, and what the error says in all.
+const MISBEHAVIOUR: [(&str, Answer, &str); 11] = [
+    (
+        "a manifest that leads in circles",
+        |r, s, _| {
+            r.path.contains("/manifests/").then(|| {
+                let head = "HTTP/1.1 302 Found\r\nConnection: close\r\nContent-Length: 0\r\n";
+                write!(s, "{head}Location: {}\r\n\r\n", r.path)
+            })
+        },
+        "redirect",
+    ),
+    (
+        "a blob that leads to the host's files",
+        |r, s, _| {
+            r.path.contains("/blobs/").then(|| {
+                let head = "HTTP/1.1 302 Found\r\nConnection: close\r\nContent-Length: 0\r\n";
+                write!(s, "{head}Location: file:///etc/passwd\r\n\r\n")
+            })
+        },
+        "answered 302",
+    ),
+    ("blobs without end", |r, s, _| r.path.contains("/blobs/").then(|| endless(s, "200 OK", "")), "limit"),
+    (
+        "blobs that are shorter and say so",
+        |r, s, _| r.path.contains("/blobs/").then(|| answer(s, "200 OK", b"{}")),
+        "bytes",
+    ),
+    (
+        "errors without end",
+        |r, s, _| r.path.contains("/manifests/").then(|| endless(s, "500 No", "")),
+        "answered 500",
+    ),
+    (
+        "a page where a manifest should be",
+        |r, s, _| r.path.contains("/manifests/").then(|| answer(s, "200 OK", b"<html>welcome</html>")),
+        "manifest",
+    ),
+    (
+        "no token is ever good enough",
+        |r, s, own| {
+            let is_token = r.path.starts_with("/token");
+            Some(if is_token {
+                answer(s, "200 OK", br#"{"token":"t"}"#)
+            } else {
+                challenge(s, &format!("Bearer realm=\"http://{own}/token\""))
+            })
+        },
+        "not authorized",
+    ),
+    (
+        "a token without end",
+        |r, s, own| {
+            Some(if r.path.starts_with("/token") {
+                endless(s, "200 OK", "")
+            } else {
+                challenge(s, &format!("Bearer realm=\"http://{own}/token\""))
+            })
+        },
+        "1048576 bytes",
+    ),
+    (
+        "a token that is none",
+        |r, s, own| {
+            Some(if r.path.starts_with("/token") {
+                answer(s, "200 OK", br#"{"token":{"a":1}}"#)
+            } else {
+                challenge(s, &format!("Bearer realm=\"http://{own}/token\""))
+            })
+        },
+        "token is malformed",
+    ),
+    ("a token server that is no address", |_, s, _| Some(challenge(s, "Bearer realm=\"nowhere\"")), "URL"),
+    (
+        "a challenge of a megabyte",
+        |_, s, _| Some(challenge(s, &format!("Bearer realm=\"{}\"", "x".repeat(1 << 20)))),
+        "failed",
+    ),
+];
+
+fn chain(error: &Error) -> String {
+    let (mut text, mut source) = (error.to_string(), std::error::Error::source(error));
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+#[tokio::test]
+async fn a_registry_that_misbehaves_is_told_so_after_a_few_requests_and_nothing_stays() {
+    let (layout, manifest, _) = image();
+    for (what, misbehave, reason) in MISBEHAVIOUR {
+        let own = Arc::new(Mutex::new(String::new()));
+        let address = Arc::clone(&own);
+        let server = Server::of_image(&layout, &manifest, move |request, stream| {
+            let own = address.lock().unwrap().clone();
+            misbehave(request, stream, &own)
+        });
+        own.lock().unwrap().clone_from(&server.address);
+        let test = TestStore::new();
+        let error = test.store.pull(&server.name("a:1"), PullOptions::default()).await.unwrap_err();
+        let text = chain(&error);
+        assert!(text.contains(reason) && text.len() < 2000, "{what}: {text}");
+        let requests = server.requests.lock().unwrap().len();
+        assert!(requests < 50, "{what}: {requests} requests");
+        // What came before a broken connection is kept for the next try; a lie leaves nothing.
+        if !error.is_retryable() {
+            test.assert_empty();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_expires_between_layers_is_replaced() {
+    let (layout, manifest, layer) = image();
+    let own = Arc::new(Mutex::new(String::new()));
+    let (address, given) = (Arc::clone(&own), AtomicU32::new(0));
+    let server = Server::of_image(&layout, &manifest, move |request, stream| {
+        if request.path.starts_with("/token") {
+            let n = given.fetch_add(1, Ordering::SeqCst) + 1;
+            return Some(answer(stream, "200 OK", format!("{{\"access_token\":\"t{n}\"}}").as_bytes()));
+        }
+        let wanted = if request.path.ends_with(&layer) { "Bearer t2" } else { "Bearer t1" };
+        let realm = format!("Bearer realm=\"http://{}/token\"", address.lock().unwrap());
+        (request.authorization != wanted).then(|| challenge(stream, &realm))
+    });
+    own.lock().unwrap().clone_from(&server.address);
+    let test = TestStore::new();
+    test.store.pull(&server.name("a:1"), PullOptions::default()).await.unwrap();
+}
