@@ -10,8 +10,9 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc, oneshot, watch};
 use tokio_util::bytes::{Buf, Bytes};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,6 +33,8 @@ use crate::{Error, Image, Progress, PullOptions};
 const CHUNKS: usize = 16;
 /// Fetches of one layer, if the connection breaks.
 const LAYER_ATTEMPTS: u32 = 3;
+/// How long a pull waits for a layer that another registry is delivering.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Layers of one image that arrive and are unpacked at once, so that a large image leaves room for the others of its registry.
 pub(crate) const PARALLEL_LAYERS: usize = 4;
 
@@ -192,7 +195,7 @@ impl Work {
     async fn layer(&self, layer: &Layer, below: Option<watch::Receiver<bool>>) -> Result<(), Error> {
         let name = layer.descriptor.digest.to_string();
         self.progress.iter().for_each(|p| p.started(&name, layer.descriptor.size));
-        let _chain = self.store.locks.lock(&format!("chain {}", layer.place.chain_id)).await;
+        let _chain = self.lock(&format!("chain {}", layer.place.chain_id)).await;
         let is_placed = self.store.layers.contains(&layer.place.chain_id);
         if !self.store.content.contains_as(&layer.descriptor)? || !is_placed {
             let staged = self.stage(layer).await?;
@@ -208,11 +211,19 @@ impl Work {
         Ok(())
     }
 
+    /// Waits until no other pull is at work on the same. One from the same registry is waited for as long as it takes; one
+    /// from another registry may hang without reason for us to hang too, and doing the work twice does no harm.
+    async fn lock(&self, what: &str) -> (OwnedMutexGuard<()>, Option<OwnedMutexGuard<()>>) {
+        let own = self.store.locks.lock(&format!("{what} from {}", self.host)).await;
+        let shared = tokio::time::timeout(PATIENCE, self.store.locks.lock(what)).await;
+        (own, shared.ok())
+    }
+
     /// Unpacks the layer from the content store, or from the network if it is not there.
     async fn stage(&self, layer: &Layer) -> Result<Staged, Error> {
         let _own = self.slots.acquire().await.map_err(|_| cancelled())?;
         let _slot = self.store.slots.take(&self.host).await.ok_or_else(cancelled)?;
-        let _blob = self.store.locks.lock(&format!("blob {}", layer.descriptor.digest)).await;
+        let _blob = self.lock(&format!("blob {}", layer.descriptor.digest)).await;
         if self.store.content.contains(&layer.descriptor.digest) {
             let (store, wanted) = (Arc::clone(&self.store), layer.wanted());
             let name = wanted.layer.digest.to_string();

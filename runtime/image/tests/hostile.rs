@@ -470,3 +470,49 @@ async fn a_token_that_expires_between_layers_is_replaced() {
     let test = TestStore::new();
     test.store.pull(&server.name("a:1"), PullOptions::default()).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_layer_that_hangs_at_one_registry_comes_from_another() {
+    let (layout, manifest, layer) = image();
+    let hangs = Server::of_image(&layout, &manifest, move |request, stream| {
+        // Until the client goes.
+        request.path.ends_with(&layer).then(|| stream.read(&mut [0]).map(drop))
+    });
+    let answers = Server::of_image(&layout, &manifest, |_, _| None);
+    let test = TestStore::new();
+    let (reference, store) = (hangs.name("a:1"), test.store.clone());
+    let hung = tokio::spawn(async move { store.pull(&reference, PullOptions::default()).await });
+    until(|| hangs.requests.lock().unwrap().iter().filter(|r| r.path.contains("/blobs/")).count() > 1).await;
+    let reference = answers.name("a:1");
+    let pull = test.store.pull(&reference, PullOptions::default());
+    tokio::time::timeout(Duration::from_secs(40), pull).await.unwrap().unwrap();
+    hung.abort();
+    assert!(hung.await.unwrap_err().is_cancelled());
+}
+
+#[tokio::test]
+async fn a_first_pull_that_fails_does_not_fail_a_second_that_waits_for_its_layer() {
+    let (layout, manifest, layer) = image();
+    let (both, lied) = (Arc::new(AtomicU32::new(0)), AtomicBool::new(false));
+    let asked = Arc::clone(&both);
+    let server = Server::of_image(&layout, &manifest, move |request, stream| {
+        if request.path.contains("/manifests/") {
+            asked.fetch_add(1, Ordering::SeqCst);
+        }
+        (request.path.ends_with(&layer) && !lied.swap(true, Ordering::SeqCst)).then(|| {
+            while asked.load(Ordering::SeqCst) < 2 {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            answer(stream, "200 OK", b"a lie")
+        })
+    });
+    let test = TestStore::new();
+    let name = server.name("a:1");
+    let (first, second) = tokio::join!(
+        test.store.pull(&name, PullOptions::default()),
+        test.store.pull(&name, PullOptions::default())
+    );
+    let failed = [&first, &second].into_iter().filter(|result| result.is_err()).count();
+    assert_eq!(failed, 1, "{first:?} {second:?}");
+    test.store.pull(&name, PullOptions::default()).await.unwrap();
+}
