@@ -381,3 +381,38 @@ fn removing_everything_twice_is_fine_and_the_network_can_be_used_again() {
         tear_down(network);
     });
 }
+
+#[test]
+fn an_inspection_tells_what_there_is_and_takes_away_only_what_is_this_networks() {
+    use pintle_cni::{Table, delete_link, drop_lease, inspect, replace_table};
+    in_lab(|lab| {
+        let network = lab.open();
+        let pod = Pod::new("a");
+        let attachment = pod.attach(&network).unwrap();
+        let found = inspect(&lab.config()).unwrap();
+        assert_eq!((found.bridge, found.opened, &found.table), (true, true, &Table::Sound));
+        assert_eq!(found.links.len(), 1);
+        assert_eq!((found.links[0].sandbox.as_deref(), found.links[0].ours), (Some("a"), true));
+        assert_eq!((found.leases[0].sandbox.as_str(), found.leases[0].releasing), ("a", false));
+
+        run("ip", &["link", "add", "theirs", "type", "veth", "peer", "name", "peer"]);
+        run("ip", &["link", "set", "theirs", "master", "ptl-test"]);
+        assert!(!delete_link(&lab.config(), "theirs").unwrap(), "it has no mark of ours");
+        let ours = |link: &pintle_cni::FoundLink| link.name == "theirs" && link.port && !link.ours;
+        assert!(inspect(&lab.config()).unwrap().links.iter().any(ours));
+        run("ip", &["link", "del", "theirs"]);
+
+        run("nft", &["add", "chain", "ip", "pintle-test", "planted"]);
+        let wrong = Table::Wrong(vec!["chain planted".to_owned()]);
+        assert_eq!(inspect(&lab.config()).unwrap().table, wrong);
+        assert!(replace_table(&lab.config()).unwrap());
+        assert_eq!(inspect(&lab.config()).unwrap().table, Table::Sound);
+
+        assert!(!drop_lease(&lab.config(), "b", attachment.ip).unwrap(), "it is another sandbox's");
+        assert!(drop_lease(&lab.config(), "a", attachment.ip).unwrap());
+        assert!(delete_link(&lab.config(), &attachment.host_interface).unwrap());
+        let found = inspect(&lab.config()).unwrap();
+        assert!(found.leases.is_empty() && found.links.is_empty(), "{found:?}");
+        tear_down(network);
+    });
+}

@@ -31,6 +31,10 @@ pub(crate) fn in_lab(test: impl FnOnce(&Lab) + Send + 'static) {
         run("ip", &["link", "set", "lo", "up"]);
         let lab = Lab { state: tempfile::tempdir().unwrap() };
         test(&lab);
+        let left = pintle_cni::inspect(&lab.config()).unwrap();
+        let nothing = left.leases.is_empty() && left.void_leases.is_empty() && left.links.is_empty();
+        assert!(nothing && !left.bridge && !left.opened, "left: {left:?}");
+        assert_eq!(left.table, pintle_cni::Table::Absent, "the table is left");
         assert_eq!(links(), ["lo"], "interfaces are left");
         assert_eq!(run("nft", &["list", "ruleset"]), "", "nftables rules are left");
         let left: Vec<_> = fs::read_dir(lab.state.path()).unwrap().map(|e| e.unwrap().path()).collect();

@@ -9,6 +9,8 @@ use std::{
     time::SystemTime,
 };
 
+use pintle_shim_protocol::ExitRecord;
+
 use super::Expected;
 use crate::engine::{
     cgroups::Cgroups,
@@ -243,11 +245,17 @@ fn half_written(layout: &Layout) -> Result<Vec<(PathBuf, Option<SystemTime>)>> {
             let entry = entry.map_err(Error::io("listing", &dir))?;
             // One that is being removed has none.
             let files = fs::read_dir(entry.path()).into_iter().flatten().flatten().map(|file| file.path());
-            let unfinished = files.filter(|file| file.extension().is_some_and(|ending| ending == "tmp"));
+            let unfinished = files.filter(|file| is_unfinished(file));
             found.extend(unfinished.map(|file| (file.clone(), changed(&file))));
         }
     }
     Ok(found)
+}
+
+/// Whether it is a record that was to be renamed. The room of an exit record is taken long before there is one.
+fn is_unfinished(file: &Path) -> bool {
+    let reserved = format!(".{}.tmp", ExitRecord::FILE);
+    file.extension().is_some_and(|ending| ending == "tmp") && !file.ends_with(reserved)
 }
 
 #[cfg(test)]
@@ -258,6 +266,13 @@ mod tests {
     fn the_kernels_escapes_are_undone() {
         assert_eq!(unescaped(b"/a\\040b\\134c\\"), Path::new("/a b\\c\\"));
         assert_eq!(unescaped(b"/plain"), Path::new("/plain"));
+    }
+
+    #[test]
+    fn the_room_that_is_taken_for_an_exit_record_is_not_half_written() {
+        assert!(is_unfinished(Path::new("/s/containers/c/container.tmp")));
+        assert!(!is_unfinished(Path::new("/s/containers/c/.exit.json.tmp")));
+        assert!(!is_unfinished(Path::new("/s/containers/c/container.json")));
     }
 
     #[test]

@@ -210,9 +210,12 @@ fn groups_and_processes_of_a_supervisor_without_a_record_are_found_and_ended() {
         let found = node.findings().await;
         let process = only(&found, Kind::Process);
         assert!(process.name.starts_with(&format!("{}@", child.id())), "{process:?}");
+        // It reads until this is closed, which waiting for it would do.
+        let stdin = child.stdin.take();
         let reaper = std::thread::spawn(move || child.wait().unwrap());
         assert_found_and_repaired(&node, &[Kind::Process, Kind::Cgroup, Kind::Cgroup, Kind::Cgroup]).await;
         assert!(!reaper.join().unwrap().success());
+        drop(stdin);
         assert!(!is_there(&own_pod) && !is_there(&leaf));
         node.remove_pod(&pod).await;
         node
