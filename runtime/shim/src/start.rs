@@ -157,7 +157,10 @@ pub(crate) fn supervise(prepared: Prepared) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            println!("error: {}", journal::chain(&error));
+            let text = journal::chain(&error);
+            journal::note(&format!("sandbox {sandbox}: no supervisor: {text}"));
+            // Whoever waits reads it; nobody may be there.
+            writeln!(io::stdout(), "error: {text}").unwrap_or_default();
             ExitCode::FAILURE
         }
     }

@@ -276,3 +276,26 @@ fn the_supervisor_s_memory_does_not_grow_with_use() {
     println!("after 45 containers and execs: {after:?} kB; before {before}");
     assert!(after.1 <= before + 64, "private dirty {} kB, was {before} kB", after.1);
 }
+
+#[test]
+fn a_supervisor_that_nobody_waits_for_any_more_ends() {
+    let shim = Shim::start();
+    let (dir, cgroup) = (shim.path("late"), shim.cgroup("late"));
+    fs::create_dir(&dir).unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut launched = std::process::Command::new(env!("CARGO_BIN_EXE_pintle-shim"))
+        .args(["--sandbox", "late", "--cgroup", &cgroup, "--dir"])
+        .arg(&dir)
+        .stdin(std::process::Stdio::null())
+        .stdout(writer)
+        .spawn()
+        .unwrap();
+    launched.wait().unwrap();
+    let groups: Vec<_> = hierarchies().into_iter().map(|(mount, _)| mount.join(&cgroup[1..])).collect();
+    until("the late supervisor ends", || {
+        let gone = groups.iter().all(|group| fs::remove_dir(group).is_ok() || !group.exists());
+        gone.then_some(())
+    });
+    assert!(fs::read_to_string(dir.join("shim.log")).unwrap().contains("telling the engine"));
+}
