@@ -4,7 +4,7 @@
 //! directory outside the root (`/var/log/pods`) is shared with whoever else runs pods here and is not looked at; groups of an
 //! instance without a tag may be another kubelet's and are told of, not touched.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -45,7 +45,7 @@ struct Known {
 }
 
 impl PodPart {
-    pub(super) fn new(settings: &Settings, agent: Option<Channel>) -> Result<Self, Error> {
+    pub(super) fn new(settings: &Settings, agent: Option<Channel>) -> anyhow::Result<Self> {
         Ok(Self {
             dirs: PodDirs::new(&settings.root),
             pods: settings.root.join("pods"),
@@ -91,9 +91,9 @@ impl PodPart {
         .collect()
     }
 
-    fn mounts(&self, known: &Known) -> Result<Vec<Finding>, Error> {
+    fn mounts(&self, known: &Known, points: BTreeMap<PathBuf, usize>) -> Vec<Finding> {
         let mut findings = Vec::new();
-        for point in mounts_below(&self.pods)?.into_keys() {
+        for point in points.into_keys() {
             let Some(dir) = point.strip_prefix(&self.pods).ok().and_then(|below| below.iter().next()) else {
                 continue;
             };
@@ -110,7 +110,7 @@ impl PodPart {
                     .remedy(Remedy::Agent(dir)),
             );
         }
-        Ok(findings)
+        findings
     }
 
     fn logs(&self, known: &Known) -> Vec<Finding> {
@@ -203,7 +203,7 @@ impl AgentPart for PodPart {
         }
         let known = Known { uids, running, now: SystemTime::now() };
         let mut findings = self.directories(&known);
-        findings.extend(self.mounts(&known)?);
+        findings.extend(self.mounts(&known, mounts_below(&self.pods)?));
         findings.extend(self.logs(&known));
         findings.extend(self.groups(&known));
         Ok(findings)
