@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use pintle_integration::{Memory, Node, condition, container_status, time_out};
 use serde_json::Value;
 
-/// How many pods are added before their being ready is waited for.
-const QUIET: Duration = Duration::from_secs(5);
+/// How long the use of the processor is watched.
+const QUIET: Duration = Duration::from_secs(2);
 
 fn pods() -> usize {
     std::env::var("PINTLE_TEST_PODS").ok().and_then(|text| text.parse().ok()).unwrap_or(40)
