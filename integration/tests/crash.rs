@@ -93,7 +93,7 @@ fn the_agent_killed_at_random_moments_disturbs_and_loses_nothing() {
     assert_eq!(running(&node), before);
 
     // The oldest files of a long run were rotated out of existence: what is left must be without a gap.
-    let log = whole_log(&node, "counter");
+    let log = whole_log(&mut node, "counter");
     let numbers: Vec<u64> = log
         .lines()
         .map(|line| line.splitn(4, ' ').nth(3).expect("a CRI log line").parse().expect("a number"))
@@ -117,9 +117,10 @@ fn assert_ended(node: &Node, codes: &mut BTreeMap<String, u32>) {
     }
 }
 
-/// Every line that the pod's container has logged, from its rotated files too.
-fn whole_log(node: &Node, pod: &str) -> String {
+/// Every line that the pod's container has logged, from its rotated files too; read while no agent rotates them.
+fn whole_log(node: &mut Node, pod: &str) -> String {
     let inspect = node.container(pod, "app").inspect;
+    node.stop_agent();
     let newest = Path::new(inspect["status"]["logPath"].as_str().expect("a log path")).to_owned();
     let name = newest.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
     let mut rotated: Vec<PathBuf> = fs::read_dir(newest.parent().expect("a directory"))
@@ -131,8 +132,11 @@ fn whole_log(node: &Node, pod: &str) -> String {
         .collect();
     // Their suffix is the time of the rotation.
     rotated.sort();
-    rotated.push(newest);
-    rotated.iter().map(|path| fs::read_to_string(path).expect("a log can be read")).collect()
+    // It is not there when the agent was stopped before the supervisor opened it anew.
+    rotated.extend(newest.exists().then_some(newest));
+    let log = rotated.iter().map(|path| fs::read_to_string(path).expect("a log can be read")).collect();
+    node.start_agent();
+    log
 }
 
 #[test]
