@@ -110,8 +110,8 @@ pub(crate) fn of_container(from: &Ingredients<'_>) -> Result<v1::ContainerConfig
             image_ref: from.image.id.clone(),
             ..Default::default()
         }),
-        command: expanded(&spec.command),
-        args: expanded(&spec.args),
+        command: expanded(&spec.command)?,
+        args: expanded(&spec.args)?,
         working_dir: spec.working_dir.clone().unwrap_or_default(),
         mounts: all_mounts(from, &variables)?,
         envs: variables.into_iter().map(|(key, value)| v1::KeyValue { key, value }).collect(),

@@ -33,6 +33,9 @@ pub(crate) enum MountError {
         /// Why.
         source: std::io::Error,
     },
+    /// The path's variables.
+    #[error("subPathExpr")]
+    Expression(#[source] pintle_core::env::EnvError),
 }
 
 /// What is known when a container's mounts are made.
@@ -63,9 +66,9 @@ fn of_mount(
     let volume =
         places.volumes.get(&mount.name).ok_or_else(|| MountError::UnknownVolume(mount.name.clone()))?;
     let sub_path = match (&mount.sub_path, &mount.sub_path_expr) {
-        (_, Some(expr)) if !expr.is_empty() => {
-            pintle_core::env::expand_all(std::slice::from_ref(expr), env).concat()
-        }
+        (_, Some(expr)) if !expr.is_empty() => pintle_core::env::expand_all(std::slice::from_ref(expr), env)
+            .map_err(MountError::Expression)?
+            .concat(),
         (Some(path), _) => path.clone(),
         (None, _) => String::new(),
     };

@@ -38,8 +38,8 @@ pub fn process(pod: &api::Pod, container: &api::Container, facts: &EnvFacts) -> 
     let env = env::resolve(pod, container, facts)?;
     let words = |words: &Option<Vec<String>>| env::expand_all(words.as_deref().unwrap_or_default(), &env);
     Ok(Process {
-        command: words(&container.command),
-        args: words(&container.args),
+        command: words(&container.command)?,
+        args: words(&container.args)?,
         working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
         env,
     })

@@ -1,7 +1,8 @@
 //! A container's environment, and the expansion of `$(VAR)` in it, in `command` and in `args`.
 //!
 //! In: a container, its pod, and what is only known once the pod has a sandbox. Out: names and values in order. An
-//! unknown `$(VAR)` stays as it is, `$$` is a dollar sign, exactly as Kubernetes defines it.
+//! unknown `$(VAR)` stays as it is, `$$` is a dollar sign, exactly as Kubernetes defines it. What grows longer than the
+//! kernel would take is refused before it does: a few variables that repeat each other would fill the memory.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +10,12 @@ use k8s_openapi::api::core::v1 as api;
 
 use crate::quantity::Quantity;
 use crate::resources::{self, Bytes, MilliCpu};
+
+/// The longest argument and the longest `NAME=VALUE`: what `execve` takes, 32 pages with a zero byte at the end.
+pub const MAX_WORD: usize = 32 * 4096 - 1;
+/// The most bytes of a container's arguments, and of its variables: what `execve` takes of both together with the usual
+/// 8 MiB of stack.
+pub const MAX_WORDS_TOGETHER: usize = 2 * 1024 * 1024;
 
 /// What an environment may refer to besides the pod itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -50,6 +57,26 @@ pub enum EnvError {
         /// The container.
         container: String,
     },
+    /// A value that grew too long.
+    #[error(
+        "variable {name}: more than the {MAX_WORD} bytes that a program can be given, with what it refers to"
+    )]
+    LongVariable {
+        /// The variable.
+        name: String,
+    },
+    /// A word of `command` or `args` that grew too long.
+    #[error("word {} of command or args: more than the {MAX_WORD} bytes that a program can be given, with what it refers to", .at + 1)]
+    LongWord {
+        /// Which one, counted from 0.
+        at: usize,
+    },
+    /// All of them together.
+    #[error("{what} have more than {MAX_WORDS_TOGETHER} bytes together, with what they refer to")]
+    TooMuch {
+        /// The variables or the words.
+        what: &'static str,
+    },
 }
 
 /// The environment of a container. A name that comes twice keeps its first place and has its last value.
@@ -60,11 +87,21 @@ pub fn resolve(
 ) -> Result<Vec<(String, String)>, EnvError> {
     let mut order: Vec<String> = Vec::new();
     let mut values: BTreeMap<String, String> = BTreeMap::new();
+    let mut together = 0;
     for env in container.env.iter().flatten() {
+        let too_long = || EnvError::LongVariable { name: env.name.clone() };
         let value = match (env.value.as_deref().unwrap_or_default(), &env.value_from) {
             ("", Some(source)) => referred((pod, container), env, source, facts)?,
-            (text, _) => expand(text, |name| values.get(name).map(String::as_str)),
+            (text, _) => expand(text, |name| values.get(name).map(String::as_str)).ok_or_else(too_long)?,
         };
+        let length = env.name.len() + 1 + value.len();
+        if length > MAX_WORD {
+            return Err(too_long());
+        }
+        together += length;
+        if together > MAX_WORDS_TOGETHER {
+            return Err(EnvError::TooMuch { what: "the variables" });
+        }
         if values.insert(env.name.clone(), value).is_none() {
             order.push(env.name.clone());
         }
@@ -79,14 +116,25 @@ pub fn resolve(
 }
 
 /// `command` or `args` with the variables of a resolved environment put in.
-pub fn expand_all(words: &[String], env: &[(String, String)]) -> Vec<String> {
+pub fn expand_all(words: &[String], env: &[(String, String)]) -> Result<Vec<String>, EnvError> {
     let values: BTreeMap<&str, &str> =
         env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    words.iter().map(|word| expand(word, |name| values.get(name).copied())).collect()
+    let mut expanded = Vec::with_capacity(words.len());
+    let mut together = 0;
+    for (at, word) in words.iter().enumerate() {
+        let word = expand(word, |name| values.get(name).copied()).ok_or(EnvError::LongWord { at })?;
+        together += word.len() + 1;
+        if together > MAX_WORDS_TOGETHER {
+            return Err(EnvError::TooMuch { what: "the words of command or args" });
+        }
+        expanded.push(word);
+    }
+    Ok(expanded)
 }
 
-/// Replaces `$(NAME)` by its value and `$$` by `$`. What has no value, or no closing bracket, stays.
-pub fn expand<'v>(text: &str, value: impl Fn(&str) -> Option<&'v str>) -> String {
+/// Replaces `$(NAME)` by its value and `$$` by `$`. What has no value, or no closing bracket, stays. Absent when it
+/// becomes longer than [`MAX_WORD`].
+pub fn expand<'v>(text: &str, value: impl Fn(&str) -> Option<&'v str>) -> Option<String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -108,9 +156,12 @@ pub fn expand<'v>(text: &str, value: impl Fn(&str) -> Option<&'v str>) -> String
             out.push_str(&after[..skipped]);
             rest = &after[skipped..];
         }
+        if out.len() > MAX_WORD {
+            return None;
+        }
     }
     out.push_str(rest);
-    out
+    (out.len() <= MAX_WORD).then_some(out)
 }
 
 /// Splits `metadata.labels['KEY']` into map and key.
@@ -210,6 +261,7 @@ mod tests {
             "DOLLAR" => Some("$(A)"),
             _ => None,
         })
+        .expect("short")
     }
 
     #[test]
@@ -272,6 +324,10 @@ mod tests {
     }
 
     fn resolved(env: Vec<api::EnvVar>) -> Vec<(String, String)> {
+        resolve_all(env).unwrap()
+    }
+
+    fn resolve_all(env: Vec<api::EnvVar>) -> Result<Vec<(String, String)>, EnvError> {
         let container = api::Container {
             name: "app".to_owned(),
             env: Some(env),
@@ -290,7 +346,7 @@ mod tests {
             allocatable_memory: Bytes(1 << 30),
             ..EnvFacts::default()
         };
-        resolve(&pod, &container, &facts).unwrap()
+        resolve(&pod, &container, &facts)
     }
 
     fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -335,6 +391,30 @@ mod tests {
             ("GREETING", "web-n1 at 10.0.0.2,fd00::2"),
         ]);
         assert_eq!(resolved(env), expected);
+    }
+
+    #[test]
+    fn variables_that_repeat_each_other_are_refused_before_they_fill_the_memory() {
+        let doubling = |n: usize| match n {
+            0 => variable("V0", "0123456789abcdef"),
+            n => variable(&format!("V{n}"), &format!("$(V{0})$(V{0})", n - 1)),
+        };
+        let error = resolve_all((0..64).map(doubling).collect()).unwrap_err();
+        assert_eq!(error, EnvError::LongVariable { name: "V13".to_owned() });
+        let many = (0..40).map(|n| match n {
+            0 => variable("V0", &"x".repeat(100_000)),
+            n => variable(&format!("V{n}"), "$(V0)"),
+        });
+        assert_eq!(resolve_all(many.collect()).unwrap_err(), EnvError::TooMuch { what: "the variables" });
+        let env = pairs(&[("A", &"x".repeat(1000))]);
+        let word = "$(A)".repeat(200_000);
+        assert_eq!(expand_all(&["x".to_owned(), word], &env), Err(EnvError::LongWord { at: 1 }));
+        let words = vec!["$(A)".repeat(100); 30];
+        let error = expand_all(&words, &env).unwrap_err();
+        assert!(
+            error.to_string().starts_with("the words of command or args have more than 2097152"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -5,10 +5,8 @@ use k8s_openapi::api::core::v1 as api;
 use super::super::node::shorten;
 use super::super::path::FieldPath;
 use super::super::strict::nearest;
-use super::{Checker, names, pod, resources};
-
-/// So many containers may a pod have: more than any, and few enough to compare each with each.
-const MAX_CONTAINERS: usize = 256;
+use super::{Checker, limits, names, pod, resources};
+use crate::env::MAX_WORD;
 
 /// What `fieldRef` may point to in an environment variable, besides single labels and annotations.
 const FIELD_PATHS: &[&str] = &[
@@ -75,8 +73,7 @@ pub(super) fn check_all(checker: &mut Checker<'_>, spec: &api::PodSpec, path: &F
     if spec.containers.is_empty() {
         checker.require(path, "at least one is required");
     }
-    if spec.containers.len() > MAX_CONTAINERS {
-        checker.fail(path, format!("must not be more than {MAX_CONTAINERS}"));
+    if !checker.at_most(path, spec.containers.len(), limits::CONTAINERS) {
         return;
     }
     for (at, container) in spec.containers.iter().enumerate() {
@@ -111,8 +108,12 @@ fn check(checker: &mut Checker<'_>, (spec, container): (&api::PodSpec, &api::Con
     } else {
         checker.expect(&path.field("name"), names::dns_label(&container.name));
     }
+    if !check_lengths(checker, container, path) {
+        return;
+    }
     check_image(checker, container, path);
     check_termination_message(checker, container, path);
+    check_words(checker, container, path);
     check_ports(checker, (spec, container), &path.field("ports"));
     for (at, env) in container.env.iter().flatten().enumerate() {
         check_env(checker, (spec, env), &path.field("env").index(at));
@@ -126,6 +127,44 @@ fn check(checker: &mut Checker<'_>, (spec, container): (&api::PodSpec, &api::Con
     }
 }
 
+/// Whether no list of the container has more elements than are worth a look.
+fn check_lengths(checker: &mut Checker<'_>, container: &api::Container, path: &FieldPath) -> bool {
+    let words = |list: &Option<Vec<String>>| list.as_ref().map_or(0, Vec::len);
+    let lists = [
+        ("command", words(&container.command), limits::WORDS),
+        ("args", words(&container.args), limits::WORDS),
+        ("env", container.env.as_ref().map_or(0, Vec::len), limits::WORDS),
+        ("ports", container.ports.as_ref().map_or(0, Vec::len), limits::PLACES),
+        ("volumeMounts", container.volume_mounts.as_ref().map_or(0, Vec::len), limits::PLACES),
+    ];
+    // Every list is looked at: none is told only when the one before it is mended.
+    lists.iter().filter(|(field, length, most)| !checker.at_most(&path.field(field), *length, *most)).count()
+        == 0
+}
+
+/// What the kernel would refuse.
+fn check_words(checker: &mut Checker<'_>, container: &api::Container, path: &FieldPath) {
+    for (field, words) in [("command", &container.command), ("args", &container.args)] {
+        for (at, word) in words.iter().flatten().enumerate() {
+            checker.expect(&path.field(field).index(at), short_enough(word.len()));
+        }
+    }
+    for (at, env) in container.env.iter().flatten().enumerate() {
+        let length = env.name.len() + 1 + env.value.as_ref().map_or(0, String::len);
+        checker.expect(&path.field("env").index(at), short_enough(length));
+    }
+    if let Some(dir) = container.working_dir.as_deref().filter(|dir| !dir.is_empty()) {
+        checker.expect(&path.field("workingDir"), names::short_path(dir));
+    }
+}
+
+fn short_enough(length: usize) -> Result<(), String> {
+    if length <= MAX_WORD {
+        return Ok(());
+    }
+    Err(format!("has {length} bytes; a program can be given up to {MAX_WORD}"))
+}
+
 fn check_image(checker: &mut Checker<'_>, container: &api::Container, path: &FieldPath) {
     let image = container.image.as_deref().unwrap_or_default();
     let path_of_image = path.field("image");
@@ -133,6 +172,9 @@ fn check_image(checker: &mut Checker<'_>, container: &api::Container, path: &Fie
         checker.require(&path_of_image, "is required");
     } else if image.trim() != image {
         checker.fail(&path_of_image, "must not begin or end with white space");
+    } else if image.len() > limits::IMAGE {
+        let reason = format!("has {} bytes; up to {} are allowed", image.len(), limits::IMAGE);
+        checker.fail(&path_of_image, reason);
     }
     checker.one_of(
         &path.field("imagePullPolicy"),

@@ -4,6 +4,7 @@
 //! that merely follow from a field that was refused before are left out.
 
 mod container;
+mod limits;
 mod names;
 mod pod;
 mod resources;
@@ -81,6 +82,14 @@ impl Checker<'_> {
             let reason = format!("`{}` is none of {}", super::node::shorten(value), names.join(", "));
             self.fail(path, reason);
         }
+    }
+
+    /// Whether a list has so many elements at the most.
+    fn at_most(&mut self, path: &FieldPath, length: usize, most: usize) -> bool {
+        if length > most {
+            self.fail(path, format!("has {length} entries; up to {most} are allowed"));
+        }
+        length <= most
     }
 
     /// Names that may be there only once. `places` are the paths by name.

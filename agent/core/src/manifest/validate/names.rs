@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use super::limits;
+
 /// `[a-z0-9]([-a-z0-9]*[a-z0-9])?`, at most 63.
 pub(super) fn dns_label(text: &str) -> Result<(), String> {
     if text.len() <= 63 && is_dns_label(text) {
@@ -88,7 +90,15 @@ pub(super) fn absolute_path(text: &str) -> Result<(), String> {
     if text.split('/').any(|part| part == "..") {
         return Err(format!("`{}` must not contain `..`", short(text)));
     }
-    Ok(())
+    short_path(text)
+}
+
+/// A path that the kernel can take.
+pub(super) fn short_path(text: &str) -> Result<(), String> {
+    if text.len() <= limits::PATH {
+        return Ok(());
+    }
+    Err(format!("has {} bytes; a path may have up to {}", text.len(), limits::PATH))
 }
 
 /// An IPv4 or IPv6 address.

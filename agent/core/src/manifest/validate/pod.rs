@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1 as api;
 
 use super::super::NodeInfo;
 use super::super::path::FieldPath;
-use super::{Checker, container, names, volumes};
+use super::{Checker, container, limits, names, volumes};
 
 /// All annotations of an object together may have so many bytes.
 const MAX_ANNOTATIONS: usize = 256 * 1024;
@@ -29,7 +29,9 @@ pub(super) fn check_metadata(checker: &mut Checker<'_>, pod: &api::Pod, node: &N
     if let Some(uid) = pod.metadata.uid.as_deref().filter(|uid| !uid.is_empty()) {
         checker.expect(&metadata.field("uid"), names::uid(uid));
     }
-    for (key, value) in pod.metadata.labels.iter().flatten() {
+    let labels = pod.metadata.labels.as_ref();
+    checker.at_most(&metadata.field("labels"), labels.map_or(0, BTreeMap::len), limits::ENTRIES);
+    for (key, value) in labels.into_iter().flatten() {
         let path = metadata.field("labels").key(key);
         checker.expect(&path, names::qualified_name(key).and_then(|()| names::label_value(value)));
     }
@@ -61,6 +63,7 @@ fn check_name(checker: &mut Checker<'_>, pod: &api::Pod, node: &NodeInfo) {
 fn check_annotations(checker: &mut Checker<'_>, annotations: Option<&BTreeMap<String, String>>) {
     let path = FieldPath::root().fields("metadata.annotations");
     let mut size = 0;
+    checker.at_most(&path, annotations.map_or(0, BTreeMap::len), limits::ENTRIES);
     for (key, value) in annotations.into_iter().flatten() {
         size += key.len() + value.len();
         checker.expect(&path.key(key), names::qualified_name(&key.to_lowercase()));
@@ -106,6 +109,8 @@ fn check_host(checker: &mut Checker<'_>, spec: &api::PodSpec, path: &FieldPath) 
             checker.expect(&path.field(name), names::dns_label(value));
         }
     }
+    let aliases = spec.host_aliases.as_ref().map_or(0, Vec::len);
+    checker.at_most(&path.field("hostAliases"), aliases, limits::ENTRIES);
     for (at, alias) in spec.host_aliases.iter().flatten().enumerate() {
         let path = path.field("hostAliases").index(at);
         checker.expect(&path.field("ip"), names::ip(&alias.ip));
@@ -178,6 +183,8 @@ fn check_priority(checker: &mut Checker<'_>, spec: &api::PodSpec, path: &FieldPa
 }
 
 fn check_tolerations(checker: &mut Checker<'_>, spec: &api::PodSpec, path: &FieldPath) {
+    let tolerations = spec.tolerations.as_ref().map_or(0, Vec::len);
+    checker.at_most(&path.field("tolerations"), tolerations, limits::ENTRIES);
     for (at, toleration) in spec.tolerations.iter().flatten().enumerate() {
         let path = path.field("tolerations").index(at);
         checker.one_of(
@@ -201,6 +208,8 @@ fn check_security(checker: &mut Checker<'_>, context: Option<&api::PodSecurityCo
     check_id(checker, context.run_as_user, &path.field("runAsUser"));
     check_id(checker, context.run_as_group, &path.field("runAsGroup"));
     check_id(checker, context.fs_group, &path.field("fsGroup"));
+    let groups = context.supplemental_groups.as_ref().map_or(0, Vec::len);
+    checker.at_most(&path.field("supplementalGroups"), groups, limits::ENTRIES);
     for (at, group) in context.supplemental_groups.iter().flatten().enumerate() {
         check_id(checker, Some(*group), &path.field("supplementalGroups").index(at));
     }

@@ -3,16 +3,12 @@
 use k8s_openapi::api::core::v1 as api;
 
 use super::super::path::FieldPath;
-use super::{Checker, names};
+use super::{Checker, limits, names};
 use crate::quantity::Quantity;
-
-/// So many volumes may a pod have.
-const MAX_VOLUMES: usize = 1024;
 
 pub(super) fn check(checker: &mut Checker<'_>, spec: &api::PodSpec, path: &FieldPath) {
     let volumes = spec.volumes.as_deref().unwrap_or_default();
-    if volumes.len() > MAX_VOLUMES {
-        checker.fail(path, format!("must not be more than {MAX_VOLUMES}"));
+    if !checker.at_most(path, volumes.len(), limits::VOLUMES) {
         return;
     }
     for (at, volume) in volumes.iter().enumerate() {
