@@ -57,8 +57,10 @@ pub(crate) async fn run_agent(settings: Settings) -> anyhow::Result<()> {
     let runtime_has =
         pleg.find_pods().await.map_err(|e| anyhow::anyhow!("list the runtime's pods: {}", e.message()))?;
     let (found, recorded) = found_on_node(runtime_has, &tools);
-    let snapshots = pod_sources::file::spawn(&settings.manifests, settings.file_check)?;
-    let mut merger = Merger::new(NodeInfo { name: settings.node_name.clone() }, recorded);
+    let node_info = NodeInfo { name: settings.node_name.clone() };
+    let complete = pod_sources::is_complete(node_info.clone());
+    let snapshots = pod_sources::file::spawn(&settings.manifests, settings.file_check, complete)?;
+    let mut merger = Merger::new(node_info, recorded);
     let first = merger.merge(&snapshots.borrow());
     let (wanted, wanted_seen) = watch::channel(first);
     let policy = Arc::new(policy(&settings, facts.ips.clone()));

@@ -294,6 +294,24 @@ fn a_pod_that_goes_away_waits_for_a_start_under_way_before_it_stops_the_sandbox(
 }
 
 #[test]
+fn a_pod_of_which_nothing_is_left_is_finished_only_when_nothing_is_under_way_either() {
+    let mut world = World::default();
+    world.node.images.insert("app:1".to_owned());
+    let text = "pod add web pull=IfNotPresent";
+    world.run(support::statement::parse(text).unwrap().unwrap()).unwrap();
+    world.change(Statement::PodRemove { name: "web".into(), file: "web".into() }).unwrap();
+    assert_eq!(world.decide_all(), 1, "the stop of the container");
+    world.change(Statement::SandboxVanish { pod: "web".into() }).unwrap();
+    assert_eq!(world.decide_all(), 1, "the clean-up of what is left");
+    world.finish(1);
+    assert!(world.node.pods.is_empty(), "left: {:?}", world.node.pods);
+    assert_eq!(world.decide_all(), 0, "the stop has not ended");
+    assert!(world.worker("web").is_some(), "the worker ended before what it had begun");
+    world.settle();
+    assert!(world.worker("web").is_none(), "the worker never ended");
+}
+
+#[test]
 fn a_sandbox_is_not_stopped_while_a_container_is_being_started_in_it() {
     let mut world = starting();
     world.change(Statement::SandboxDie { pod: "web".into(), containers: Survivors::Killed }).unwrap();

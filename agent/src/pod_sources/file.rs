@@ -10,6 +10,11 @@
 //!                        gone for 500 ms ──► absent      (an editor that writes anew within that time is an edit)
 //! ```
 //!
+//! A writer that does not rename is caught in the act: what was read counts only if no event says that somebody wrote
+//! meanwhile. Some writes have no event, or not yet: those from before there was a watch, and those of this very moment.
+//! So what was written to a moment ago and is no manifest is looked at again after another moment; what is one, is taken at
+//! once.
+//!
 //! Only `*.yaml`, `*.yml` and `*.json` that do not begin with a dot are manifests, so that no editor's, sed's or package
 //! manager's temporary file ever is one. Links to regular files are followed, as the kubelet does: the directory is the
 //! administrator's. A file that cannot be read, or a directory that was moved away or
@@ -19,25 +24,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io::Read as _;
-use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use inotify::{EventMask, Inotify, WatchMask};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
+
+use super::directory::{Directory, Seen};
 
 /// The most bytes that are read of a manifest.
 const MAX_MANIFEST: u64 = pintle_core::manifest::MAX_BYTES as u64;
 /// The most files of the directory that are taken.
 const MAX_FILES: usize = 4096;
-/// How often a directory that is not there is looked for.
-const LOOK_FOR_DIR: Duration = Duration::from_secs(1);
 /// How long a file must have been gone before its pods are.
 const SETTLE: Duration = Duration::from_millis(500);
+/// How long a writer may take from one write to the next before what there is counts as all there will be.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// Whether bytes are a manifest.
+pub(crate) type Complete = Box<dyn Fn(&[u8]) -> bool + Send>;
 
 /// What can go wrong with the directory as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -74,10 +82,15 @@ pub(crate) struct Snapshot {
     pub(crate) unreadable: BTreeMap<PathBuf, String>,
 }
 
-/// Starts watching. The first snapshot is taken before this returns.
-pub(crate) fn spawn(dir: &Path, period: Duration) -> Result<watch::Receiver<Arc<Snapshot>>, WatchError> {
+/// Starts watching. The first snapshot is taken before this returns. `complete` is asked about files that were written to
+/// just before they were read.
+pub(crate) fn spawn(
+    dir: &Path,
+    period: Duration,
+    complete: Complete,
+) -> Result<watch::Receiver<Arc<Snapshot>>, WatchError> {
     std::fs::create_dir_all(dir).map_err(|source| WatchError::Make { dir: dir.to_owned(), source })?;
-    let mut watcher = Watcher::new(dir, period)?;
+    let mut watcher = Watcher::new(dir, period, complete)?;
     watcher.read_all();
     let (sender, receiver) = watch::channel(Arc::new(watcher.snapshot.clone()));
     std::thread::Builder::new()
@@ -91,27 +104,34 @@ pub(crate) fn spawn(dir: &Path, period: Duration) -> Result<watch::Receiver<Arc<
 struct Watcher {
     dir: PathBuf,
     period: Duration,
-    inotify: Inotify,
+    complete: Complete,
+    directory: Directory,
     snapshot: Snapshot,
+    /// Files to read.
+    queue: BTreeSet<OsString>,
     /// Files that somebody has written to and not closed yet, as far as events tell, and since when.
     being_written: BTreeMap<OsString, Instant>,
     /// Known files that are not there, and since when.
     missing: BTreeMap<OsString, Instant>,
+    /// Files that may not be all there, and until when they have time.
+    unsettled: BTreeMap<OsString, Instant>,
     next_full: Instant,
 }
 
 impl Watcher {
-    fn new(dir: &Path, period: Duration) -> Result<Self, WatchError> {
-        let failed = |source| WatchError::Watch { dir: dir.to_owned(), source };
-        let inotify = Inotify::init().map_err(failed)?;
-        add_watch(&inotify, dir).map_err(failed)?;
+    fn new(dir: &Path, period: Duration, complete: Complete) -> Result<Self, WatchError> {
+        let directory =
+            Directory::new(dir).map_err(|source| WatchError::Watch { dir: dir.to_owned(), source })?;
         Ok(Self {
             dir: dir.to_owned(),
             period,
-            inotify,
+            complete,
+            directory,
             snapshot: Snapshot::default(),
+            queue: BTreeSet::new(),
             being_written: BTreeMap::new(),
             missing: BTreeMap::new(),
+            unsettled: BTreeMap::new(),
             next_full: Instant::now() + period,
         })
     }
@@ -119,10 +139,12 @@ impl Watcher {
     /// Ends when nobody listens any more.
     fn run(mut self, sender: &watch::Sender<Arc<Snapshot>>) {
         while !sender.is_closed() {
-            let names = self.wait();
+            self.wait();
             let before = self.snapshot.clone();
             // Also before a full read, which finds nothing to read when the directory was deleted with what was in it.
-            names.iter().for_each(|name| self.read_one(name));
+            for name in std::mem::take(&mut self.queue) {
+                self.read_one(&name);
+            }
             if Instant::now() >= self.next_full {
                 debug!(dir = %self.dir.display(), "full re-read of the manifests");
                 self.read_all();
@@ -134,52 +156,55 @@ impl Watcher {
         }
     }
 
-    /// Waits for events, a full re-read's time or a missing file's, and says which files to read.
-    fn wait(&mut self) -> BTreeSet<OsString> {
-        let settled = self.missing.values().min().map(|since| *since + SETTLE);
-        let until = settled.map_or(self.next_full, |at| at.min(self.next_full));
+    /// Waits for events, a full re-read's time, or that of a file that is missing or not settled.
+    fn wait(&mut self) {
+        let gone = self.missing.values().map(|since| *since + SETTLE);
+        let until = gone.chain(self.unsettled.values().copied()).chain([self.next_full]).min();
+        let until = until.filter(|_| self.queue.is_empty()).unwrap_or_else(Instant::now);
         let timeout = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         let timeout = Timespec::try_from(timeout).ok();
         let ready = {
-            let fd = self.inotify.as_fd();
+            let fd = self.directory.as_fd();
             rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], timeout.as_ref())
         };
         match ready {
-            Ok(0) | Err(rustix::io::Errno::INTR) => BTreeSet::new(),
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
             Ok(_) => self.take_events(),
             Err(e) => {
                 warn!(error = %e, "waiting for changes of the manifests failed; they are re-read periodically");
                 std::thread::sleep(Duration::from_secs(1));
-                BTreeSet::new()
             }
         }
+        let now = Instant::now();
+        let settled = self.unsettled.iter().filter(|(_, until)| **until <= now).map(|(name, _)| name.clone());
+        self.queue.extend(settled);
     }
 
-    fn take_events(&mut self) -> BTreeSet<OsString> {
-        let mut buffer = [0; 16 * 1024];
-        let mut names = BTreeSet::new();
-        let events: Vec<(EventMask, Option<OsString>)> = match self.inotify.read_events(&mut buffer) {
-            Ok(events) => events.map(|event| (event.mask, event.name.map(OsStr::to_owned))).collect(),
-            Err(_) => return names,
-        };
-        for (mask, name) in events {
-            if mask.intersects(
-                EventMask::Q_OVERFLOW | EventMask::IGNORED | EventMask::UNMOUNT | EventMask::MOVE_SELF,
-            ) {
-                self.next_full = Instant::now();
-            }
-            let Some(name) = name.filter(|name| is_manifest(name)) else { continue };
-            debug!(file = %name.display(), event = ?mask, "manifest event");
-            if mask.intersects(EventMask::MODIFY | EventMask::CREATE) && !self.is_link(&name) {
-                self.being_written.entry(name).or_insert_with(Instant::now);
+    fn take_events(&mut self) {
+        for seen in self.directory.take() {
+            let (name, changing) = match seen {
+                Seen::Everything => {
+                    self.next_full = Instant::now();
+                    continue;
+                }
+                Seen::Touched(name) if self.being_written.contains_key(&name) => continue,
+                Seen::Settled(name) | Seen::Touched(name) => (name, false),
+                Seen::Changing(name) => (name, true),
+            };
+            if !is_manifest(&name) {
                 continue;
             }
-            self.being_written.remove(&name);
-            names.insert(name);
+            debug!(file = %name.display(), changing, "manifest event");
+            self.unsettled.remove(&name);
+            if changing && !self.is_link(&name) {
+                // What was closed and is being written again is not complete.
+                self.queue.remove(&name);
+                self.being_written.entry(name).or_insert_with(Instant::now);
+            } else {
+                self.being_written.remove(&name);
+                self.queue.insert(name);
+            }
         }
-        // What was closed and is being written again is not complete.
-        names.retain(|name| !self.being_written.contains_key(name));
-        names
     }
 
     fn is_link(&self, name: &OsStr) -> bool {
@@ -193,10 +218,10 @@ impl Watcher {
         // A writer that died without an event we saw must not hide its file for ever.
         let period = self.period;
         self.being_written.retain(|_, since| now.duration_since(*since) < period);
-        let watched = add_watch(&self.inotify, &self.dir);
+        let watched = self.directory.ensure();
         let entries = match watched.and_then(|()| std::fs::read_dir(&self.dir)) {
             Ok(entries) => entries,
-            Err(e) => return self.note_no_directory(&e, now),
+            Err(e) => return self.note_no_directory(&e),
         };
         self.snapshot.unreadable.remove(&self.dir);
         let mut names: BTreeSet<OsString> =
@@ -211,22 +236,32 @@ impl Watcher {
         names.iter().for_each(|name| self.read_one(name));
     }
 
-    /// It is told with the manifests that are wrong, and looked for more often until it is there.
-    fn note_no_directory(&mut self, error: &std::io::Error, now: Instant) {
-        self.next_full = now + self.period.min(LOOK_FOR_DIR);
+    /// It is told with the manifests that are wrong, and looked for when its parent says that it is there.
+    fn note_no_directory(&mut self, error: &std::io::Error) {
         let told = format!("the manifest directory: {error}; pods stay as they are");
         self.snapshot.unreadable.insert(self.dir.clone(), told);
     }
 
     fn read_one(&mut self, name: &OsStr) {
         let path = self.dir.join(name);
-        match read_bounded(&path) {
-            Ok(Some(bytes)) => {
+        let found = read_bounded(&path);
+        self.take_events();
+        if self.being_written.contains_key(name) {
+            return self.note_unfinished(path);
+        }
+        self.unsettled.remove(name);
+        match found {
+            Ok(Some(read)) if self.may_grow(&path, &read) => {
+                debug!(file = %path.display(), "just written, and no manifest yet");
+                self.unsettled.insert(name.to_owned(), Instant::now() + PAUSE);
+                self.note_unfinished(path);
+            }
+            Ok(Some(read)) => {
                 self.missing.remove(name);
                 self.snapshot.unreadable.remove(&path);
-                if self.snapshot.files.get(&path).is_none_or(|old| **old != *bytes) {
-                    debug!(file = %path.display(), bytes = bytes.len(), "manifest read");
-                    self.snapshot.files.insert(path, bytes.into());
+                if self.snapshot.files.get(&path).is_none_or(|old| **old != *read.bytes) {
+                    debug!(file = %path.display(), bytes = read.bytes.len(), "manifest read");
+                    self.snapshot.files.insert(path, read.bytes.into());
                 }
             }
             // A directory, socket or the like.
@@ -237,6 +272,21 @@ impl Watcher {
                 self.snapshot.unreadable.insert(path, e.to_string());
             }
         }
+    }
+
+    /// A file that was never read whole is there nevertheless: the pods that an earlier agent took from it stay.
+    fn note_unfinished(&mut self, path: PathBuf) {
+        if !self.snapshot.files.contains_key(&path) {
+            self.snapshot.unreadable.insert(path, "it is being written".to_owned());
+        }
+    }
+
+    /// Whether the file may be one that somebody is in the midst of writing.
+    fn may_grow(&self, path: &Path, read: &ReadFile) -> bool {
+        let known = self.snapshot.files.get(path).is_some_and(|old| **old == *read.bytes);
+        // A time in the future is the clock's fault, and no reason to wait.
+        let young = SystemTime::now().duration_since(read.modified).is_ok_and(|age| age < PAUSE);
+        !known && young && !(self.complete)(&read.bytes)
     }
 
     fn note_missing(&mut self, name: &OsStr, path: &Path) {
@@ -265,28 +315,28 @@ impl Watcher {
     }
 }
 
-fn add_watch(inotify: &Inotify, dir: &Path) -> std::io::Result<()> {
-    let changes = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::MOVED_FROM | WatchMask::DELETE;
-    let under_way = WatchMask::CREATE | WatchMask::MODIFY | WatchMask::ATTRIB;
-    let itself = WatchMask::MOVE_SELF | WatchMask::ONLYDIR;
-    inotify.watches().add(dir, changes | under_way | itself).map(drop)
-}
-
 fn is_manifest(name: &OsStr) -> bool {
     let hidden = name.as_encoded_bytes().first() == Some(&b'.');
     let extension = Path::new(name).extension().and_then(OsStr::to_str);
     !hidden && matches!(extension, Some("yaml" | "yml" | "json"))
 }
 
+/// What was read.
+struct ReadFile {
+    bytes: Vec<u8>,
+    modified: SystemTime,
+}
+
 /// A regular file's bytes; `None` for anything else.
-fn read_bounded(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
+fn read_bounded(path: &Path) -> std::io::Result<Option<ReadFile>> {
     let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
     // Not blocking: opening a fifo must not hang.
     let file = match std::fs::OpenOptions::new().read(true).custom_flags(nonblock).open(path) {
         Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => return Ok(None),
         opened => opened?,
     };
-    if !file.metadata()?.is_file() {
+    let meta = file.metadata()?;
+    if !meta.is_file() {
         return Ok(None);
     }
     let mut bytes = Vec::new();
@@ -294,7 +344,7 @@ fn read_bounded(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
     if bytes.len() as u64 > MAX_MANIFEST {
         return Err(std::io::Error::other(format!("more than {MAX_MANIFEST} bytes")));
     }
-    Ok(Some(bytes))
+    Ok(Some(ReadFile { bytes, modified: meta.modified()? }))
 }
 
 #[cfg(test)]
@@ -310,7 +360,15 @@ mod tests {
     impl Fixture {
         fn new(period: Duration) -> Self {
             let dir = tempfile::tempdir().expect("a directory");
-            let snapshots = spawn(dir.path(), period).expect("watches");
+            Self::of(dir, period)
+        }
+
+        fn of(dir: tempfile::TempDir, period: Duration) -> Self {
+            Self::with(dir, period, Box::new(|bytes| !bytes.starts_with(b"half")))
+        }
+
+        fn with(dir: tempfile::TempDir, period: Duration, complete: Complete) -> Self {
+            let snapshots = spawn(dir.path(), period, complete).expect("watches");
             Self { dir, snapshots }
         }
 
@@ -454,6 +512,107 @@ mod tests {
         f.write("b.yaml", "two");
         f.expect(&[("b.yaml", "two")]).await;
         assert!(f.snapshots.borrow().unreadable.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_directory_whose_parents_are_gone_too_is_found_when_they_come_one_by_one_and_what_was_moved_is_not_it()
+     {
+        let top = tempfile::tempdir().expect("a directory");
+        let dir = top.path().join("a/b/manifests");
+        let snapshots = spawn(&dir, HOUR, Box::new(|_| true)).expect("watches");
+        let mut f = Fixture { dir: top, snapshots };
+        std::fs::write(dir.join("a.yaml"), "one").expect("written");
+        f.expect(&[("a.yaml", "one")]).await;
+        std::fs::rename(f.path("a"), f.path("aside")).expect("moved away");
+        let missed = |s: &Arc<Snapshot>| s.unreadable.contains_key(&dir);
+        // Moving a parent away is no event of the directory; the next look at it is.
+        std::fs::rename(f.path("aside/b/manifests"), f.path("aside/b/m")).expect("moved");
+        let told = tokio::time::timeout(Duration::from_secs(10), f.snapshots.wait_for(missed)).await;
+        assert!(told.is_ok_and(|seen| seen.is_ok()), "the directory is told to be missing");
+        // What happens where it was moved to concerns nobody.
+        std::fs::remove_file(f.path("aside/b/m/a.yaml")).expect("removed");
+        f.expect_still(&[("a.yaml", "one")]).await;
+        tokio::time::sleep(SETTLE).await;
+        f.expect_still(&[("a.yaml", "one")]).await;
+        for step in ["a", "a/b", "a/b/manifests"] {
+            std::fs::create_dir(f.path(step)).expect("made again");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        std::fs::write(dir.join("b.yaml"), "two").expect("written");
+        f.expect(&[("b.yaml", "two")]).await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_half_written_when_it_is_found_is_waited_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("a.yaml");
+        std::fs::write(dir.path().join("b.yaml"), "whole").expect("written");
+        let mut writer = std::fs::File::create(&path).expect("made");
+        writer.write_all(b"half").expect("written");
+        // Nobody sees the first write, as when the agent starts.
+        let mut f = Fixture::of(dir, HOUR);
+        assert_eq!(f.texts().keys().collect::<Vec<_>>(), ["b.yaml"]);
+        // Told, because what is not told of is taken for deleted.
+        assert_eq!(f.snapshots.borrow().unreadable[&path], "it is being written");
+        writer.write_all(b" and half").expect("written");
+        drop(writer);
+        f.expect(&[("a.yaml", "half and half"), ("b.yaml", "whole")]).await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_stays_half_is_told_after_a_moment() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("a.yaml"), "half").expect("written");
+        let mut f = Fixture::of(dir, HOUR);
+        f.expect(&[("a.yaml", "half")]).await;
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_does_not_rename_is_never_caught_half_way() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let complete = Box::new(|bytes: &[u8]| [100, 200_000].contains(&bytes.len()));
+        let mut f = Fixture::with(dir, Duration::from_millis(5), complete);
+        let (short, long) = ("x".repeat(100), "y".repeat(200_000));
+        f.write("a.yaml", &short);
+        f.expect(&[("a.yaml", &short)]).await;
+        let path = f.path("a.yaml");
+        let (old, new) = (short.clone(), long.clone());
+        let writer = std::thread::spawn(move || {
+            for round in 0..300 {
+                let text = if round % 2 == 0 { &new } else { &old };
+                let mut file = std::fs::File::create(&path).expect("truncated");
+                text.as_bytes().chunks(1000).for_each(|piece| file.write_all(piece).expect("written"));
+            }
+        });
+        while !writer.is_finished() {
+            let seen = f.texts();
+            let text = &seen["a.yaml"];
+            assert!(*text == short || *text == long, "{} bytes of {}", text.len(), long.len());
+            tokio::time::timeout(Duration::from_millis(50), f.snapshots.changed()).await.ok();
+        }
+        writer.join().expect("written");
+        f.expect(&[("a.yaml", &short)]).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_no_manifest_though_it_is_called_one_blocks_nobody() {
+        let mut f = Fixture::new(HOUR);
+        f.write("a.yaml", "one");
+        let sparse = std::fs::File::create(f.path(".sparse")).expect("made");
+        sparse.set_len(1 << 40).expect("a terabyte of nothing");
+        std::fs::rename(f.path(".sparse"), f.path("sparse.yaml")).expect("renamed");
+        for (name, target) in
+            [("null.yaml", "/dev/null"), ("zero.yaml", "/dev/zero"), ("loop.yaml", "loop.yaml")]
+        {
+            std::os::unix::fs::symlink(target, f.path(name)).expect("linked");
+        }
+        let socket = std::os::unix::net::UnixListener::bind(f.path("socket.yaml")).expect("bound");
+        f.write("z.yaml", "two");
+        f.expect(&[("a.yaml", "one"), ("z.yaml", "two")]).await;
+        let unreadable = f.snapshots.borrow().unreadable.clone();
+        assert!(unreadable[&f.path("sparse.yaml")].contains("more than 1048576 bytes"), "{unreadable:?}");
+        assert!(unreadable.contains_key(&f.path("loop.yaml")), "{unreadable:?}");
+        drop(socket);
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 //! What a manifest means and who holds a pod's name is `pintle_core`'s; this module remembers what it parsed and logs what
 //! is wrong once.
 
+mod directory;
 pub(crate) mod file;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +19,7 @@ use tracing::{error, info};
 
 use crate::pod_workers::Wanted;
 use crate::{checkpoint, clock};
-use file::Snapshot;
+use file::{Complete, Snapshot};
 
 /// Turns snapshots of the manifest directory into wanted pods.
 #[derive(Debug)]
@@ -102,6 +103,13 @@ impl Merger {
         }
         self.told.clone_from(wrong);
     }
+}
+
+/// Tells whether a file's bytes are a manifest that could be run.
+pub(crate) fn is_complete(node: NodeInfo) -> Complete {
+    Box::new(move |bytes| {
+        matches!(Content::read(Path::new(""), bytes, &node, clock::now()), Content::Pods(_))
+    })
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ impl World {
         assert!(plan.wake_at.is_none_or(|at| at > self.now), "a wake-up in the past");
         let keys: BTreeSet<_> = plan.actions.iter().map(Action::key).collect();
         assert_eq!(keys.len(), plan.actions.len(), "two actions of one key: {:?}", plan.actions);
+        let under_way = observed.in_flight.keys().find(|key| !matches!(key, ActionKey::Pull(_)));
+        assert!(!plan.finished || under_way.is_none(), "finished while {under_way:?} is under way");
         self.check_nothing_before_wake(goal, &observed, &plan);
         let explanation = explain(goal, &observed, self.now, &self.policy);
         assert!(!explanation.to_string().is_empty());
