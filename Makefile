@@ -16,7 +16,7 @@ STATIC := -C target-feature=+crt-static
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH)
 RELEASE_BUILD := cargo build --locked --release --target $(HOST)
 
-.PHONY: build demo bench test test-v2 fmt lint deny unit kernel churn install clean
+.PHONY: build demo bench test test-v2 fmt lint deny unit kernel churn fuzz fuzz-short install clean
 
 build:
 	integration/setup build
@@ -36,10 +36,11 @@ bench: build
 
 test:
 	integration/setup test
-	$(MAKE) --no-print-directory fmt lint deny kernel
+	$(MAKE) --no-print-directory fmt lint deny kernel fuzz-short
 
 fmt:
 	cargo fmt --all --check
+	cargo fmt --manifest-path integration/fuzz/Cargo.toml --check
 
 lint:
 	cargo clippy --locked --workspace --all-targets --features pintle/failpoints -- -D warnings
@@ -58,6 +59,15 @@ churn:
 	cargo build --locked --workspace --bins --features pintle/failpoints
 	PINTLE_TEST_CHURN=$${PINTLE_TEST_CHURN:-1000} PINTLE_TEST_PODS=$${PINTLE_TEST_PODS:-200} \
 		cargo nextest run --locked -p pintle-integration --no-capture -E 'binary(churn) or binary(crowd)'
+
+# What comes from outside, made up: the corpus and 3 seconds of each target. `fuzz` gives each 5 minutes. FUZZ_SECONDS changes
+# both, FUZZ="layer logs" takes these targets only. The layer is unpacked as root, in mounts of its own.
+fuzz-short:
+	$(AS_ROOT) integration/fuzz/run short $(FUZZ)
+
+fuzz:
+	integration/setup test
+	$(AS_ROOT) integration/fuzz/run long $(FUZZ)
 
 test-v2:
 	integration/setup test-v2
