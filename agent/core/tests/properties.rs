@@ -13,7 +13,9 @@ mod support;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as api;
-use pintle_core::model::Goal;
+use pintle_core::decide::decide;
+use pintle_core::ids::{ContainerId, SandboxId};
+use pintle_core::model::{ActionKey, Goal, Observed, UnderWay};
 use proptest::prelude::*;
 use support::statement::{PodText, Statement, Survivors, Target};
 use support::world::World;
@@ -293,22 +295,32 @@ fn a_pod_that_goes_away_waits_for_a_start_under_way_before_it_stops_the_sandbox(
     assert!(world.node.pods.is_empty(), "{:?}", world.trace);
 }
 
+/// The simulated node does all of an action at once. A real one is seen without the pod's directory before the clean-up
+/// has told its end.
 #[test]
 fn a_pod_of_which_nothing_is_left_is_finished_only_when_nothing_is_under_way_either() {
-    let mut world = World::default();
-    world.node.images.insert("app:1".to_owned());
-    let text = "pod add web pull=IfNotPresent";
-    world.run(support::statement::parse(text).unwrap().unwrap()).unwrap();
-    world.change(Statement::PodRemove { name: "web".into(), file: "web".into() }).unwrap();
-    assert_eq!(world.decide_all(), 1, "the stop of the container");
-    world.change(Statement::SandboxVanish { pod: "web".into() }).unwrap();
-    assert_eq!(world.decide_all(), 1, "the clean-up of what is left");
-    world.finish(1);
-    assert!(world.node.pods.is_empty(), "left: {:?}", world.node.pods);
-    assert_eq!(world.decide_all(), 0, "the stop has not ended");
-    assert!(world.worker("web").is_some(), "the worker ended before what it had begun");
-    world.settle();
-    assert!(world.worker("web").is_none(), "the worker never ended");
+    let world = World::default();
+    let goal = Goal::Terminate { pod: None, deadline: world.now };
+    let finished_during = |key: Option<ActionKey>| {
+        let under_way = UnderWay { since: world.now, until: None };
+        let in_flight = key.into_iter().map(|key| (key, under_way)).collect();
+        let observed = Observed { in_flight, ..Observed::default() };
+        decide(&goal, &observed, world.now, &world.policy).finished
+    };
+    assert!(finished_during(None));
+    assert!(finished_during(Some(ActionKey::Pull("app:1".to_owned()))), "a pull leaves only an image");
+    for key in [
+        ActionKey::Prepare,
+        ActionKey::Sandbox,
+        ActionKey::Container("app".to_owned()),
+        ActionKey::StopContainer(ContainerId::new("c")),
+        ActionKey::RemoveContainer(ContainerId::new("c")),
+        ActionKey::StopSandbox(SandboxId::new("s")),
+        ActionKey::RemoveSandbox(SandboxId::new("s")),
+        ActionKey::CleanUp,
+    ] {
+        assert!(!finished_during(Some(key.clone())), "finished during {key:?}");
+    }
 }
 
 #[test]
