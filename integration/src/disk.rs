@@ -20,8 +20,12 @@ impl Disk {
         Self::mounted(&["-t", "tmpfs", "-o", options, "pintle-test-disk"])
     }
 
-    /// An ext4 of so many MiB in a file of its own, by a loop device that goes with the mount.
-    pub fn ext4(mebibytes: u64) -> Self {
+    /// An ext4 of so many MiB in a file of its own, by a loop device that goes with the mount; a tmpfs where there are no
+    /// loop devices.
+    pub fn ext4_or_tmpfs(mebibytes: u64) -> Self {
+        if !Path::new("/dev/loop-control").exists() {
+            return Self::tmpfs(&format!("size={mebibytes}m"));
+        }
         let image = tempfile::NamedTempFile::new_in("/tmp").expect("a file can be made");
         image.as_file().set_len(mebibytes << 20).expect("a file can be made long");
         let file = image.path().to_string_lossy().into_owned();

@@ -115,7 +115,7 @@ fn assert_told_once(node: &Node, cause: &str) {
 
 #[test]
 fn a_full_root_holds_up_new_pods_only_and_lost_log_lines_are_counted() {
-    let disk = Disk::ext4(64);
+    let disk = Disk::ext4_or_tmpfs(64);
     let mut node = Node::prepare();
     node.set_root(&disk.path().join("root"));
     start(&mut node);
@@ -157,7 +157,7 @@ fn a_root_without_inodes_holds_up_new_pods_only() {
 
 #[test]
 fn a_root_that_became_read_only_holds_up_new_pods_only() {
-    let disk = Disk::ext4(64);
+    let disk = Disk::ext4_or_tmpfs(64);
     let mut node = Node::prepare();
     node.set_root(&disk.path().join("root"));
     // A file system with a file open for writing cannot be made read-only by mount.
@@ -171,7 +171,8 @@ fn a_root_that_became_read_only_holds_up_new_pods_only() {
 
 #[test]
 fn a_full_log_disk_neither_blocks_nor_ends_a_container_and_the_gap_is_told_to_the_line() {
-    let disk = Disk::tmpfs("size=256k");
+    // More than the container writes before the disk is filled, also where an exec takes seconds.
+    let disk = Disk::tmpfs("size=32m");
     let mut node = Node::prepare();
     node.set_config(&format!("podLogsDir: {}\n", disk.path().display()));
     start(&mut node);
