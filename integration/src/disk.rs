@@ -23,7 +23,7 @@ impl Disk {
     /// An ext4 of so many MiB in a file of its own, by a loop device that goes with the mount; a tmpfs where there are no
     /// loop devices.
     pub fn ext4_or_tmpfs(mebibytes: u64) -> Self {
-        if !Path::new("/dev/loop-control").exists() {
+        if !Command::new("losetup").arg("--find").output().is_ok_and(|output| output.status.success()) {
             return Self::tmpfs(&format!("size={mebibytes}m"));
         }
         let image = tempfile::NamedTempFile::new_in("/tmp").expect("a file can be made");
