@@ -4,6 +4,9 @@
 //! `lowerdir+` call per layer (Linux 6.8); before that `mount(2)`, whose options must fit one page: plain paths, which tell
 //! something in mountinfo, while they fit, else descriptor numbers relative to `/proc/thread-self/fd`, of which 127 fit. It
 //! makes no directories.
+//!
+//! The mounts are `volatile` where the kernel can (Linux 5.10): nothing of a container's root outlives the boot, and an
+//! unmount would otherwise write back the whole file system that the upper directory is on.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -17,8 +20,11 @@ use crate::Error;
 /// `fsconfig` refuses strings of 256 bytes and more.
 const FSCONFIG_MAX: usize = 255;
 
+/// Says that what is written need not survive a power cut.
+const VOLATILE: &str = ",volatile";
+
 /// `mount(2)` takes one page of options, with the NUL at their end.
-const OPTIONS_MAX: usize = 4095;
+const OPTIONS_MAX: usize = 4095 - VOLATILE.len();
 
 /// The parts of an overlay.
 #[derive(Debug)]
@@ -49,6 +55,7 @@ impl Overlay {
         }
         rustix::mount::fsconfig_set_string(fs.as_fd(), "upperdir", option(&self.upper, &opened.upper))?;
         rustix::mount::fsconfig_set_string(fs.as_fd(), "workdir", option(&self.work, &opened.work))?;
+        rustix::mount::fsconfig_set_flag(fs.as_fd(), "volatile")?;
         rustix::mount::fsconfig_create(fs.as_fd())?;
         let mount =
             rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
@@ -92,9 +99,16 @@ impl Overlay {
     }
 
     fn mount_with(&self, options: String) -> Result<(), std::io::Error> {
-        let options = std::ffi::CString::new(options)?;
-        rustix::mount::mount("overlay", &self.target, "overlay", MountFlags::empty(), &*options)?;
-        Ok(())
+        let mount = |options: String| -> Result<(), std::io::Error> {
+            let options = std::ffi::CString::new(options)?;
+            rustix::mount::mount("overlay", &self.target, "overlay", MountFlags::empty(), &*options)?;
+            Ok(())
+        };
+        match mount(format!("{options}{VOLATILE}")) {
+            // The kernel does not know it.
+            Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => mount(options),
+            other => other,
+        }
     }
 
     fn open_all(&self) -> Result<Opened, Errno> {

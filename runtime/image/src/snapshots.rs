@@ -74,7 +74,8 @@ impl Snapshots {
         }
         let path = staging.join("snapshot.json");
         let json = serde_json::to_vec(record).map_err(|e| Error::io("encode", &path)(e))?;
-        crate::content::write_atomically(&path, &json)
+        // Not synchronised: the directory gets its name only when it is whole, and after a power cut what is in it is void.
+        std::fs::write(&path, json).map_err(Error::io("write", &path))
     }
 
     /// Mounts the snapshot if it is not mounted yet.
@@ -83,6 +84,12 @@ impl Snapshots {
         let target = self.rootfs(key);
         if is_mounted(&target)? {
             return Ok(target);
+        }
+        // Left by an earlier mount; the kernel would refuse, because after a power cut the upper may be torn.
+        let stale = dir.join("work/work/incompat");
+        match std::fs::remove_dir_all(&stale) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &stale)(e)),
+            Ok(()) | Err(_) => {}
         }
         let mut lower: Vec<_> = record.layers.iter().rev().map(|chain| layers.fs(chain)).collect();
         if lower.is_empty() {

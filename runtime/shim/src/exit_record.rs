@@ -29,7 +29,8 @@ pub(crate) fn reserve(bundle: &Path) -> Result<(), RecordError> {
     take().map_err(|source| RecordError::Write { path, source })
 }
 
-/// Writes the record: into the room that was taken, fsync, rename.
+/// Writes the record: into the room that was taken, rename. Not synchronised: what another boot left is dead whatever it
+/// says.
 pub(crate) fn write(bundle: &Path, record: &ExitRecord) -> Result<(), RecordError> {
     let bytes = serde_json::to_vec(record).map_err(|source| RecordError::Encode { source })?;
     let (temporary, path) = (temporary(bundle), bundle.join(ExitRecord::FILE));
@@ -37,7 +38,6 @@ pub(crate) fn write(bundle: &Path, record: &ExitRecord) -> Result<(), RecordErro
         let mut file = open(&temporary)?;
         file.write_all(&bytes)?;
         file.set_len(u64::try_from(bytes.len()).map_err(io::Error::other)?)?;
-        file.sync_all()?;
         fs::rename(&temporary, &path)
     };
     store().map_err(|source| RecordError::Write { path: path.clone(), source })

@@ -1,8 +1,9 @@
 //! The records of sandboxes and containers on disk: what cannot be observed on the node after a crash.
 //!
-//! In: [`SandboxRecord`], [`ContainerRecord`]. Out: versioned JSON files, written to a temporary file, synchronised and
-//! renamed, so that a reader sees the old record or the new one. How a container ended is not here but in the
-//! supervisor's `exit.json`, unless the engine itself decided it ([`End`]).
+//! In: [`SandboxRecord`], [`ContainerRecord`]. Out: versioned JSON files, written to a temporary file and renamed, so that
+//! a reader sees the old record or the new one, whoever is killed. They are not synchronised: after a power cut every
+//! sandbox is dead, and one whose record is torn is removed. How a container ended is not here but in the supervisor's
+//! `exit.json`, unless the engine itself decided it ([`End`]).
 
 use std::{
     collections::BTreeMap,
@@ -270,7 +271,7 @@ pub fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>> {
     Ok(Some(text))
 }
 
-/// Replaces a file so that a reader, also one after a crash, sees the old content or the new.
+/// Replaces a file so that a reader, also one after the end of this process, sees the old content or the new.
 ///
 /// # Errors
 /// When a file cannot be written.
@@ -278,7 +279,6 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = create_private(&temporary).map_err(Error::io("creating", &temporary))?;
     file.write_all(content).map_err(Error::io("writing", &temporary))?;
-    file.sync_data().map_err(Error::io("synchronising", &temporary))?;
     fs::rename(&temporary, path).map_err(Error::io("renaming to", path))
 }
 
