@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod engine;
 pub mod spec;
 mod sys;
+pub mod waterfall;
 
 pub use engine::{
     Engine,

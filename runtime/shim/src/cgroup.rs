@@ -7,9 +7,12 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use crate::sys;
+use rustix::fs::{Mode, OFlags};
+
+use crate::sys::{self, Fork};
 
 /// Why something could not be done to a cgroup.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,12 @@ struct Legacy {
     mount: PathBuf,
     /// As in /proc/PID/cgroup: `cpu,cpuacct` or `name=systemd`.
     controllers: String,
+}
+
+impl Legacy {
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.split(',').any(|name| name == controller)
+    }
 }
 
 /// Where the host has its cgroup hierarchies.
@@ -108,8 +117,7 @@ impl Hierarchies {
 
     /// The directory of the path in the v1 hierarchy of a controller.
     pub(crate) fn legacy(&self, controller: &str, path: &CgroupPath) -> Option<PathBuf> {
-        let has = |legacy: &&Legacy| legacy.controllers.split(',').any(|name| name == controller);
-        self.legacy.iter().find(has).map(|legacy| path.below(&legacy.mount))
+        self.legacy.iter().find(|legacy| legacy.has(controller)).map(|legacy| path.below(&legacy.mount))
     }
 
     /// The directory under which sub-groups track processes.
@@ -128,16 +136,60 @@ impl Hierarchies {
         self.directories(path).iter().filter_map(|directory| directory.parent()).try_for_each(create)
     }
 
-    /// On v1 and hybrid hosts: moves a process into the path in the hierarchies without controllers, which libcontainer
-    /// leaves out. Done to the process that becomes the container's ancestor, shortly before the library moves it on: the
-    /// kernel makes a move wait for all processors unless it comes right after another.
-    pub(crate) fn join_uncontrolled(&self, path: &CgroupPath, pid: i32) -> Result<(), CgroupError> {
+    /// On v1 and hybrid hosts: moves the calling process into the path in the hierarchies without controllers, which
+    /// libcontainer leaves out. In the v2 one that takes the kernel's grace period, and shortly before the library moves
+    /// the process on, so that it has to wait only once.
+    pub(crate) fn enter_uncontrolled(&self, path: &CgroupPath) -> Result<(), CgroupError> {
         if self.is_v2() {
             return Ok(());
         }
         let named = self.legacy.iter().filter(|legacy| legacy.controllers.starts_with("name="));
-        let named = named.map(|legacy| path.below(&legacy.mount));
-        named.chain(self.unified(path)).try_for_each(|directory| join_directory(&directory, pid))
+        named
+            .map(|legacy| path.below(&legacy.mount))
+            .try_for_each(|directory| enter_directory(&directory))?;
+        let own = std::process::id().cast_signed();
+        self.unified(path).map_or(Ok(()), |directory| join_directory(&directory, own))
+    }
+
+    /// Moves the calling process into groups that only keep track of it or limit it by one of `controllers`; in the other
+    /// v1 hierarchies into the group above, because each group costs memory and time. Not in the v2 hierarchy: for that
+    /// see [`Self::birthplace`].
+    pub(crate) fn enter_sparsely(&self, path: &CgroupPath, controllers: &[&str]) -> Result<(), CgroupError> {
+        for legacy in &self.legacy {
+            let directory = path.below(&legacy.mount);
+            let tracks = self.unified.is_none() && legacy.has("freezer");
+            match directory.parent() {
+                Some(above) if !tracks && !controllers.iter().any(|name| legacy.has(name)) => {
+                    enter_directory(above)?;
+                }
+                Some(_) | None => enter_directory(&directory)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The path's directory in the v2 hierarchy, made if need be, for a process to be born in: a move into it would wait
+    /// for all processors.
+    pub(crate) fn birthplace(&self, path: &CgroupPath) -> Result<Option<Birthplace>, CgroupError> {
+        self.unified(path).map(Birthplace::open).transpose()
+    }
+
+    /// As [`Self::birthplace`], of the group `name` below the path.
+    pub(crate) fn birthplace_below(
+        &self,
+        path: &CgroupPath,
+        name: &str,
+    ) -> Result<Option<Birthplace>, CgroupError> {
+        self.unified(path).map(|directory| Birthplace::open(directory.join(name))).transpose()
+    }
+
+    /// Moves the calling process into the path's tracking group the slow way. For the grace period that follows, such moves
+    /// are quick, whoever makes them.
+    pub(crate) fn move_slowly(&self, path: &CgroupPath) {
+        if let Some(directory) = self.tracking(path) {
+            // Nothing depends on it.
+            write_file(&directory.join("cgroup.procs"), "0").unwrap_or_default();
+        }
     }
 
     /// Moves a process into the path in every hierarchy where it is somewhere else.
@@ -160,14 +212,14 @@ impl Hierarchies {
         }
     }
 
-    /// Moves a process into the cgroup, but in the tracking hierarchy into the group `name` below it.
-    pub(crate) fn join_below(&self, path: &CgroupPath, name: &str, pid: i32) -> Result<(), CgroupError> {
+    /// Moves the calling process into the cgroup in the v1 hierarchies, but in the tracking one into the group `name` below.
+    pub(crate) fn enter_below(&self, path: &CgroupPath, name: &str) -> Result<(), CgroupError> {
         let tracking = self.tracking(path);
-        for directory in self.directories(path) {
+        for directory in self.legacy.iter().map(|legacy| path.below(&legacy.mount)) {
             if tracking.as_ref() == Some(&directory) {
-                join_directory(&directory.join(name), pid)?;
+                enter_directory(&directory.join(name))?;
             } else {
-                join_directory(&directory, pid)?;
+                enter_directory(&directory)?;
             }
         }
         Ok(())
@@ -222,6 +274,70 @@ impl Hierarchies {
         };
         file.and_then(count).unwrap_or(0)
     }
+}
+
+/// A group of the v2 hierarchy for a process to be born in.
+#[derive(Debug)]
+pub(crate) struct Birthplace {
+    directory: PathBuf,
+    group: OwnedFd,
+}
+
+impl Birthplace {
+    fn open(directory: PathBuf) -> Result<Self, CgroupError> {
+        create(&directory)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::open(&directory, flags, Mode::empty()) {
+            Ok(group) => Ok(Self { directory, group }),
+            Err(source) => Err(CgroupError::Create { path: directory, source: source.into() }),
+        }
+    }
+
+    /// Forks; the child is in the group.
+    pub(crate) fn fork(place: Option<&Self>) -> io::Result<Fork> {
+        let Some(place) = place else { return sys::fork() };
+        match sys::fork_into(place.group.as_fd()) {
+            Err(error) if cannot(&error) => place.follow(sys::fork()?),
+            other => other,
+        }
+    }
+
+    /// As [`Self::fork`], as a sibling of the caller and in new namespaces.
+    pub(crate) fn fork_sibling_apart(place: Option<&Self>, namespaces: u64) -> io::Result<Fork> {
+        let Some(place) = place else { return sys::fork_sibling_apart(namespaces, None) };
+        match sys::fork_sibling_apart(namespaces, Some(place.group.as_fd())) {
+            Err(error) if cannot(&error) => place.follow(sys::fork_sibling_apart(namespaces, None)?),
+            other => other,
+        }
+    }
+
+    /// Linux before 5.7: the child moves. It never runs outside.
+    fn follow(&self, forked: Fork) -> io::Result<Fork> {
+        if forked == Fork::Child && write_file(&self.directory.join("cgroup.procs"), "0").is_err() {
+            sys::exit_now(126);
+        }
+        Ok(forked)
+    }
+}
+
+/// Whether the kernel does not know how to make a process in a cgroup.
+fn cannot(error: &io::Error) -> bool {
+    [Some(libc::ENOSYS), Some(libc::EINVAL), Some(libc::E2BIG)].contains(&error.raw_os_error())
+}
+
+/// Creates the v1 directory if need be and moves the calling process, which has one thread, into it. Through `tasks` and
+/// as 0, because for any other move the kernel first waits until no processor is inside fork or exit: 8 to 16 ms.
+fn enter_directory(directory: &Path) -> Result<(), CgroupError> {
+    let enter = || write_file(&directory.join("tasks"), "0");
+    let entered = match enter() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            create(directory)?;
+            enter()
+        }
+        other => other,
+    };
+    let pid = std::process::id().cast_signed();
+    entered.map_err(|source| CgroupError::Join { path: directory.to_owned(), pid, source })
 }
 
 /// Creates the directory if need be and moves the process into it.

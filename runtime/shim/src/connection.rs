@@ -38,11 +38,16 @@ struct OnlySequence {
 }
 
 impl Connection {
+    /// A connection that is there already; it must not block.
+    pub(crate) fn new(socket: OwnedFd, key: u32) -> Self {
+        Self { key, socket, greeted: false, subscribed: false }
+    }
+
     /// Takes the next waiting connection. None: there is none, or it was refused.
     pub(crate) fn accept(listener: impl AsFd, key: u32) -> Option<Self> {
         let socket = accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok()?;
         let peer = sockopt::socket_peercred(&socket).ok()?;
-        peer.uid.is_root().then_some(Self { key, socket, greeted: false, subscribed: false })
+        peer.uid.is_root().then(|| Self::new(socket, key))
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {

@@ -121,6 +121,7 @@ impl Supervisor {
         let stdio = Stdio::open(create)?;
         let (report, theirs) = report::channel().map_err(io_error("making a report channel"))?;
         let job = helper::Job {
+            way: if create.infra { helper::Way::Infra } else { helper::Way::Library },
             container: &create.container,
             bundle: &bundle,
             oom_score_adj: create.oom_score_adj.unwrap_or(0),
@@ -262,8 +263,9 @@ impl Supervisor {
         if let Err(error) = self.watch(&init.pidfd, Kind::Init, key) {
             journal::note(&format!("watching process {}: {error}", init.pid));
         }
-        let noticed =
-            self.containers[at].cgroup.as_ref().map(|cgroup| oom::watch(&self.settings.hierarchies, cgroup));
+        // The infra container's memory is the pod's.
+        let noticed = self.containers[at].cgroup.as_ref().filter(|_| !self.containers[at].infra);
+        let noticed = noticed.map(|cgroup| oom::watch(&self.settings.hierarchies, cgroup));
         let memory = match noticed {
             Some(Ok(notices)) => Some(notices),
             Some(Err(error)) => {
@@ -282,8 +284,26 @@ impl Supervisor {
         container.detail = String::new();
         let answer = Ok(Answer::Created { pid: init.pid });
         container.init = Some(init);
+        let is_infra = container.infra;
         let waiters = std::mem::take(&mut container.waiters);
         self.reply_all(waiters, &answer);
+        if is_infra {
+            self.warm_up();
+        }
+    }
+
+    /// The library moves a container's process between cgroups in the way for which the kernel first waits, 8 to 16 ms,
+    /// holding up all that concerns cgroups; what follows shortly need not wait. Those who asked for an infra container ask
+    /// for an app container next: a process that is good for nothing else waits for it meanwhile. It is reaped as any orphan.
+    fn warm_up(&self) {
+        match sys::fork() {
+            Ok(Fork::Child) => {
+                self.settings.hierarchies.move_slowly(&self.settings.cgroup);
+                sys::exit_now(0)
+            }
+            Ok(Fork::Parent(_)) => {}
+            Err(error) => journal::note(&format!("forking: {error}")),
+        }
     }
 
     /// Clears away a container that did not come to be, and says why.

@@ -91,8 +91,8 @@ fn stage_one(job: Job<'_>, report: &OwnedFd) -> Result<std::convert::Infallible,
     let process = read_process(job.process)?;
     sys::leave_session_keyring().map_err(|source| Error::Io { step: "session keyring", source })?;
     let spaces = different_namespaces(job.init).map_err(|source| Error::Namespaces { source })?;
-    let own = std::process::id().cast_signed();
-    job.hierarchies.join_below(job.cgroup, job.group, own).map_err(|source| Error::Cgroup { source })?;
+    // In the v2 hierarchy it was born in its group.
+    job.hierarchies.enter_below(job.cgroup, job.group).map_err(|source| Error::Cgroup { source })?;
     let inherited =
         || fs::read_to_string(format!("/proc/{}/oom_score_adj", job.init)).ok()?.trim().parse().ok();
     if let Some(value) = process.oom_score_adj().or_else(inherited) {

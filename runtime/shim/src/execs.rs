@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use pintle_shim_protocol::{Answer, ErrorCode};
 
-use crate::cgroup;
+use crate::cgroup::{self, Birthplace};
 use crate::container::{Phase, Running};
 use crate::exec_child;
 use crate::journal;
@@ -113,6 +113,8 @@ impl Supervisor {
         let (Some(init), Some(cgroup)) = (&owner.init, &owner.cgroup) else { return Err(gone()) };
         let group = format!("exec-{}", wanted.exec);
         let tracking = self.settings.hierarchies.tracking(cgroup).map(|directory| directory.join(&group));
+        let place =
+            self.settings.hierarchies.birthplace_below(cgroup, &group).map_err(std::io::Error::other)?;
         let (report, theirs) = report::channel()?;
         let job = exec_child::Job {
             process: Path::new(&wanted.process),
@@ -121,7 +123,7 @@ impl Supervisor {
             init: init.pid,
             hierarchies: &self.settings.hierarchies,
         };
-        let pid = match sys::fork()? {
+        let pid = match Birthplace::fork(place.as_ref())? {
             Fork::Child => exec_child::run(job, [&stdio[0], &stdio[1], &stdio[2], &init.pidfd], &theirs),
             Fork::Parent(pid) => pid,
         };

@@ -1,4 +1,4 @@
-//! The short-lived process in which libcontainer makes a container.
+//! The short-lived process in which libcontainer makes a container, or `infra` the pod's infra container.
 //!
 //! In: a bundle and the container's standard descriptors. Out: [`Report`]s, then the end of the process; the container's
 //! first process is left waiting and falls to the supervisor. It exists because the library changes its process for good
@@ -22,6 +22,7 @@ use oci_spec::runtime::{LinuxDeviceCgroup, Spec};
 use crate::cgroup::{self, CgroupPath, Hierarchies};
 use crate::device_filter;
 use crate::executable;
+use crate::infra;
 use crate::journal::chain;
 use crate::passing;
 use crate::report::Report;
@@ -47,6 +48,8 @@ enum Error {
     Keyring { source: io::Error },
     #[error("removing the state of an earlier try in {}", path.display())]
     Stale { path: PathBuf, source: io::Error },
+    #[error("the infra container")]
+    Infra { source: infra::InfraError },
     #[error("libcontainer")]
     Library { source: libcontainer::error::LibcontainerError },
     #[error("the container's terminal")]
@@ -59,9 +62,19 @@ enum Error {
     Devices { source: device_filter::DeviceError },
 }
 
+/// How it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By libcontainer.
+    Library,
+    /// As the pod's infra container.
+    Infra,
+}
+
 /// What to make.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Job<'a> {
+    pub(crate) way: Way,
     pub(crate) container: &'a str,
     pub(crate) bundle: &'a Path,
     pub(crate) oom_score_adj: i32,
@@ -92,17 +105,22 @@ pub(crate) fn run(job: Job<'_>, stdio: &[OwnedFd; 3], report: &OwnedFd) -> ! {
 }
 
 fn make(job: Job<'_>, report: &'static OwnedFd) -> Result<i32, Error> {
-    let plan = Plan::read(job)?;
+    let spec = read_spec(job.bundle)?;
+    let plan = Plan::check(&spec, job.hierarchies)?;
     Report::Cgroup(plan.cgroup_text.clone()).send(report);
     if let Err(error) = set_oom_score_adj(job.oom_score_adj) {
         Report::Detail(format!("oom_score_adj {}: {error}", job.oom_score_adj)).send(report);
     }
-    tracing::subscriber::set_global_default(Collector { report }).unwrap_or_default();
     sys::leave_session_keyring().map_err(|source| Error::Keyring { source })?;
-    let own = std::process::id().cast_signed();
+    if job.way == Way::Infra {
+        return infra::make(&spec, &plan.cgroup, job.hierarchies, report)
+            .map_err(|source| Error::Infra { source });
+    }
+    drop(spec);
+    tracing::subscriber::set_global_default(Collector { report }).unwrap_or_default();
     let join = || {
         job.hierarchies.create_parents(&plan.cgroup)?;
-        job.hierarchies.join_uncontrolled(&plan.cgroup, own)
+        job.hierarchies.enter_uncontrolled(&plan.cgroup)
     };
     join().map_err(|source| Error::Cgroup { source })?;
     let pid = call_library(job, &plan, report)?;
@@ -110,6 +128,17 @@ fn make(job: Job<'_>, report: &'static OwnedFd) -> Result<i32, Error> {
         sys::open_process(pid).and_then(|process| sys::signal(&process, libc::SIGKILL)).unwrap_or_default();
     })?;
     Ok(pid)
+}
+
+fn read_spec(bundle: &Path) -> Result<Spec, Error> {
+    let path = bundle.join("config.json");
+    let read = || -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(8 * 1024);
+        fs::File::open(&path)?.take(MAX_CONFIG).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|source| Error::Config { path: path.clone(), source })?;
+    serde_json::from_slice(&bytes).map_err(|source| Error::Parse { path, source })
 }
 
 /// What the helper itself has to know of the configuration.
@@ -121,18 +150,6 @@ struct Plan {
 }
 
 impl Plan {
-    fn read(job: Job<'_>) -> Result<Self, Error> {
-        let path = job.bundle.join("config.json");
-        let read = || -> io::Result<Vec<u8>> {
-            let mut bytes = Vec::new();
-            fs::File::open(&path)?.take(MAX_CONFIG).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        let bytes = read().map_err(|source| Error::Config { path: path.clone(), source })?;
-        let spec: Spec = serde_json::from_slice(&bytes).map_err(|source| Error::Parse { path, source })?;
-        Self::check(&spec, job.hierarchies)
-    }
-
     /// Refuses what the library would silently not enforce.
     fn check(spec: &Spec, hierarchies: &Hierarchies) -> Result<Self, Error> {
         let refused = |field, reason| Err(Error::Refused { field, reason });

@@ -17,6 +17,7 @@ use crate::clock;
 use crate::container::{Container, Phase};
 use crate::exit_record;
 use crate::helper::STATE;
+use crate::infra;
 use crate::journal;
 use crate::logs::Pumped;
 use crate::oom;
@@ -58,7 +59,12 @@ impl Supervisor {
             Err(failure) => return self.reply(waiter, Err(failure)),
         };
         if container.phase == Phase::Created {
-            if let Err(error) = let_go(&container.bundle.join(STATE).join(id)) {
+            let told = match (container.infra, &container.report) {
+                (false, _) => let_go(&container.bundle.join(STATE).join(id)),
+                (true, Some(report)) => infra::let_go(report),
+                (true, None) => Err(io::ErrorKind::NotConnected.into()),
+            };
+            if let Err(error) = told {
                 return self.reply(waiter, failure(ErrorCode::Internal, format!("start: {error}")));
             }
             container.phase = Phase::Starting;

@@ -156,7 +156,8 @@ fn gap(lost: u64) -> Vec<u8> {
 
 fn open(path: &Path) -> Result<File, LogError> {
     let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o640).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    options.append(true).create(true).mode(0o640).custom_flags(flags);
     let failed = |source| LogError::Open { path: path.to_owned(), source };
     let file = options.open(path).map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {

@@ -5,7 +5,7 @@
 //! outlives the engine that started it, decides nothing by itself and restarts nothing.
 //!
 //! ```text
-//! main ─► supervisor (the one loop) ─► requests ─► creation ─► helper (forked: libcontainer)
+//! main ─► supervisor (the one loop) ─► requests ─► creation ─► helper (forked: libcontainer, infra)
 //!                                   │            └► execs ────► exec_child (forked: setns)
 //!                                   └► logs · exit_record · oom · cgroup · device_filter
 //! ```
@@ -22,6 +22,7 @@ mod execs;
 mod executable;
 mod exit_record;
 mod helper;
+mod infra;
 mod journal;
 mod lifecycle;
 mod logs;

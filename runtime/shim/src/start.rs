@@ -1,8 +1,12 @@
 //! The supervisor's birth: from a process that an engine launched to one that nobody's end takes along.
 //!
-//! In: the command line. Out: `ready` or `error: …` as a line on standard output; then a session of its own with standard
-//! error in `shim.log`, no controlling terminal, no inherited descriptors, its own cgroup, spared by the OOM killer as far as
-//! the privileges go, not traceable, the reaper of its descendants.
+//! In: the command line, and perhaps the engine's connection as standard input. Out: `ready` or `error: …` as a line on
+//! standard output; then a session of its own with standard error in `shim.log`, no controlling terminal, no inherited
+//! descriptors, its own cgroup, spared by the OOM killer as far as the privileges go, not traceable, the reaper of its
+//! descendants.
+//!
+//! Nothing here waits for the kernel's grace period that moving a process between cgroups takes: in the v1 hierarchies the
+//! process moves itself by its one thread, in the v2 hierarchy the supervisor is born where it belongs.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -15,13 +19,14 @@ use std::time::Duration;
 use nix::errno::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 
-use crate::cgroup::{self, CgroupPath, Hierarchies};
+use crate::cgroup::{self, Birthplace, CgroupPath, Hierarchies};
 use crate::helper::set_oom_score_adj;
 use crate::journal;
 use crate::supervisor::{Settings, Supervisor};
 use crate::sys::{self, Fork};
 
-const USAGE: &str = "pintle-shim --sandbox ID --dir DIRECTORY --cgroup PATH [--helper-timeout-ms N]";
+const USAGE: &str =
+    "pintle-shim --sandbox ID --dir DIRECTORY --cgroup PATH [--connection stdin] [--helper-timeout-ms N]";
 const OOM_SCORE_ADJ: i32 = -999;
 const HELPER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -47,7 +52,17 @@ struct Arguments {
     sandbox: String,
     directory: PathBuf,
     cgroup: CgroupPath,
+    connection: Connects,
     helper_timeout: Duration,
+}
+
+/// Where the first engine's connection comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Connects {
+    /// It will connect to the socket.
+    Later,
+    /// Standard input is its connection.
+    Already,
 }
 
 /// Everything that can fail has been done.
@@ -58,7 +73,8 @@ pub(crate) struct Prepared {
 
 impl Arguments {
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, StartError> {
-        let (mut sandbox, mut directory, mut cgroup, mut helper_timeout) = (None, None, None, HELPER_TIMEOUT);
+        let (mut sandbox, mut directory, mut cgroup) = (None, None, None);
+        let (mut connection, mut helper_timeout) = (Connects::Later, HELPER_TIMEOUT);
         while let Some(name) = words.next() {
             let value = words.next().ok_or(StartError::Usage)?;
             match name.as_str() {
@@ -67,6 +83,7 @@ impl Arguments {
                 "--cgroup" => {
                     cgroup = Some(CgroupPath::parse(&value).map_err(|source| StartError::Cgroup { source })?)
                 }
+                "--connection" if value == "stdin" => connection = Connects::Already,
                 "--helper-timeout-ms" => {
                     helper_timeout = Duration::from_millis(value.parse().map_err(|_| StartError::Usage)?);
                 }
@@ -75,7 +92,7 @@ impl Arguments {
         }
         match (sandbox, directory, cgroup) {
             (Some(sandbox), Some(directory), Some(cgroup)) if directory.is_absolute() => {
-                Ok(Self { sandbox, directory, cgroup, helper_timeout })
+                Ok(Self { sandbox, directory, cgroup, connection, helper_timeout })
             }
             _ => Err(StartError::Usage),
         }
@@ -92,25 +109,32 @@ pub(crate) fn prepare() -> Result<Option<Prepared>, StartError> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
     let log = options.open(&log_path).map_err(|source| StartError::Log { path: log_path, source })?;
+    let connection = match arguments.connection {
+        Connects::Later => None,
+        Connects::Already => Some(take_connection().map_err(step("taking the connection"))?),
+    };
     let hierarchies = Hierarchies::detect().map_err(|source| StartError::Cgroup { source })?;
-    let own = std::process::id().cast_signed();
-    hierarchies.join(&arguments.cgroup, own).map_err(|source| StartError::Cgroup { source })?;
+    let place = || {
+        hierarchies.enter_sparsely(&arguments.cgroup, &[])?;
+        hierarchies.birthplace(&arguments.cgroup)
+    };
+    let place = place().map_err(|source| StartError::Cgroup { source })?;
     let listener = open_socket(&arguments.directory)?;
-    match sys::fork().map_err(|source| StartError::Fork { source })? {
-        Fork::Parent(middle) => {
-            nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(middle), None)
-                .map_err(|source| StartError::Fork { source: source.into() })?;
-            return Ok(None);
-        }
+    match Birthplace::fork(place.as_ref()).map_err(|source| StartError::Fork { source })? {
+        Fork::Parent(_) => return Ok(None),
         Fork::Child => {}
     }
     nix::unistd::setsid().map_err(|source| StartError::Step { step: "setsid", source: source.into() })?;
-    match sys::fork().map_err(|source| StartError::Fork { source })? {
-        Fork::Parent(_) => sys::exit_now(0),
-        Fork::Child => {}
-    }
     let Arguments { sandbox, cgroup, helper_timeout, .. } = arguments;
-    Ok(Some(Prepared { settings: Settings { sandbox, cgroup, listener, hierarchies, helper_timeout }, log }))
+    let settings = Settings { sandbox, cgroup, listener, connection, hierarchies, helper_timeout };
+    Ok(Some(Prepared { settings, log }))
+}
+
+/// The engine's connection, out of the way of the standard descriptors.
+fn take_connection() -> io::Result<OwnedFd> {
+    let connection = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
+    rustix::io::ioctl_fionbio(&connection, true)?;
+    Ok(connection)
 }
 
 fn open_socket(directory: &Path) -> Result<OwnedFd, StartError> {

@@ -72,6 +72,8 @@ pub(crate) struct Settings {
     /// Our own.
     pub(crate) cgroup: crate::cgroup::CgroupPath,
     pub(crate) listener: OwnedFd,
+    /// Of the engine that started us.
+    pub(crate) connection: Option<OwnedFd>,
     pub(crate) hierarchies: Hierarchies,
     /// How long a forked helper may take.
     pub(crate) helper_timeout: Duration,
@@ -101,13 +103,14 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    pub(crate) fn new(settings: Settings) -> io::Result<Self> {
+    pub(crate) fn new(mut settings: Settings) -> io::Result<Self> {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGCHLD);
         signals.add(Signal::SIGTERM);
         signals.thread_block()?;
         let descriptor = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        let supervisor = Self {
+        let first = settings.connection.take();
+        let mut supervisor = Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             signals: descriptor,
             connections: Vec::new(),
@@ -125,6 +128,11 @@ impl Supervisor {
         };
         supervisor.watch(&supervisor.settings.listener, Kind::Listener, 0)?;
         supervisor.watch(&supervisor.signals, Kind::Signals, 0)?;
+        if let Some(socket) = first {
+            let key = supervisor.new_key();
+            supervisor.watch(&socket, Kind::Connection, key)?;
+            supervisor.connections.push(Connection::new(socket, key));
+        }
         Ok(supervisor)
     }
 

@@ -39,10 +39,30 @@ pub(crate) fn fork() -> io::Result<Fork> {
 
 /// Duplicates the process; the child becomes a child of the caller's parent.
 pub(crate) fn fork_sibling() -> io::Result<Fork> {
-    // struct clone_args up to `tls`: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls.
-    let arguments: [u64; 8] = [libc::CLONE_PARENT as u64, 0, 0, 0, 0, 0, 0, 0];
+    clone_with(libc::CLONE_PARENT as u64, None)
+}
+
+/// Duplicates the process; the child is born in the cgroup (v2) whose directory is given. Older kernels cannot.
+pub(crate) fn fork_into(cgroup: BorrowedFd<'_>) -> io::Result<Fork> {
+    clone_with(0, Some(cgroup))
+}
+
+/// As [`fork_sibling`] and [`fork_into`], in new namespaces.
+pub(crate) fn fork_sibling_apart(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
+    clone_with(libc::CLONE_PARENT as u64 | namespaces, cgroup)
+}
+
+fn clone_with(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
+    const INTO_CGROUP: u64 = 1 << 33;
+    // A sibling's end is told as its parent's is.
+    let signal = if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 };
+    let (into, directory) = cgroup.map_or((0, 0), |fd| (INTO_CGROUP, fd.as_raw_fd().cast_unsigned().into()));
+    // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size,
+    // cgroup. Kernels without the last three take the shorter form only.
+    let arguments: [u64; 11] = [flags | into, 0, 0, 0, signal, 0, 0, 0, 0, 0, directory];
+    let size = if cgroup.is_some() { size_of_val(&arguments) } else { 8 * size_of::<u64>() };
     // SAFETY: without CLONE_VM and without a stack, clone3 behaves like fork; the process is single-threaded.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) };
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size) };
     if check(pid)? == 0 { Ok(Fork::Child) } else { Ok(Fork::Parent(i32::try_from(pid).unwrap_or(i32::MAX))) }
 }
 

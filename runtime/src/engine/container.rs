@@ -12,7 +12,7 @@ use pintle_cri_api::v1::{
 use pintle_image::Image;
 use pintle_shim_protocol::{Answer, CreateContainer, Request};
 use prost::Message as _;
-use tracing::{Instrument as _, info_span};
+use tracing::{Instrument as _, Span, field, info_span};
 
 use super::{
     Engine, blocking, detached,
@@ -26,7 +26,10 @@ use super::{
     supervisor_client::unexpected,
     view,
 };
-use crate::spec::{namespaces::PidNamespace, process::ImageProcess, signal, validate};
+use crate::{
+    spec::{namespaces::PidNamespace, process::ImageProcess, signal, validate},
+    waterfall::stage,
+};
 
 /// The request a container was made from, in its directory: a repeated one is compared with it.
 pub const REQUEST: &str = "request.pb";
@@ -47,11 +50,12 @@ impl Engine {
         let engine = Arc::clone(self);
         let name = config.metadata.clone().unwrap_or_default().name;
         let span = info_span!("create_container", sandbox = %sandbox.id, name);
+        let operation = stage!("create_container", sandbox = %sandbox.id, container = field::Empty);
         let made = async move {
             let _op = sandbox.op.lock().await;
             engine.create_locked(&sandbox, config).await
         };
-        detached(made.instrument(span)).await
+        detached(made.instrument(operation).instrument(span)).await
     }
 
     async fn create_locked(
@@ -65,9 +69,10 @@ impl Engine {
         if let Some(id) = self.same_container(sandbox, &config).await? {
             return Ok(id);
         }
-        let image = self.image_of(&config).await?;
+        let image = self.image_of(&config).instrument(stage!("image")).await?;
         let pid = self.pid_namespace(sandbox, &config)?;
         let record = self.new_record(sandbox, &config, &image)?;
+        Span::current().record("container", &record.id);
         let dir = self.layout.container(&record.id);
         let container = Arc::new(Container::new(record, Arc::clone(sandbox), dir, Phase::Created));
         self.insert_container(&container);
@@ -197,7 +202,7 @@ impl Engine {
             let container = Arc::clone(container);
             move || engine.prepare(&container, &parts)
         })
-        .instrument(info_span!("bundle"))
+        .instrument(stage!("bundle"))
         .await?;
         let record = container.update(|record| record.user = prepared.user);
         let connection = container
@@ -213,7 +218,7 @@ impl Engine {
             kill_all_on_exit,
             oom_score_adj: Some(oom_score_adj),
         });
-        let answer = connection.request(request, CREATE_LIMIT).instrument(info_span!("create")).await;
+        let answer = connection.request(request, CREATE_LIMIT).instrument(stage!("create")).await;
         let answer = answer.map_err(Error::supervisor("creating the container"))?;
         let Answer::Created { pid } = answer else {
             return Err(Error::supervisor("creating the container")(unexpected(&answer)));
@@ -223,7 +228,7 @@ impl Engine {
             record.complete = true;
         });
         let dir = container.dir.clone();
-        blocking(move || records::save(&dir, &record)).instrument(info_span!("record")).await
+        blocking(move || records::save(&dir, &record)).instrument(stage!("record")).await
     }
 
     /// Everything on disk that the supervisor needs: record, snapshot, mount points, bundle.

@@ -7,6 +7,7 @@ use std::{fs, sync::Arc, time::Duration};
 
 use pintle_cri_api::v1::LinuxContainerResources;
 use pintle_shim_protocol::{Answer, ErrorCode, KillScope, Request};
+use tracing::Instrument as _;
 
 use super::{
     Engine, blocking, detached,
@@ -19,7 +20,10 @@ use super::{
     supervisor_client::{self, Connection, unexpected},
     view,
 };
-use crate::spec::{resources, signal::SIGKILL};
+use crate::{
+    spec::{resources, signal::SIGKILL},
+    waterfall::stage,
+};
 
 /// The exit code of a container whose program could not be executed.
 pub const CANNOT_RUN_EXIT_CODE: i32 = 128;
@@ -43,7 +47,11 @@ impl Engine {
                 Phase::Exited(_) => {
                     Err(Error::FailedPrecondition(format!("container {} has ended already", container.id)))
                 }
-                Phase::Created => engine.start_locked(&container).await,
+                Phase::Created => {
+                    let (sandbox, id) = (&container.sandbox.id, &container.id);
+                    let operation = stage!("start_container", sandbox = %sandbox, container = %id);
+                    engine.start_locked(&container).instrument(operation).await
+                }
             }
         })
         .await
@@ -53,7 +61,7 @@ impl Engine {
         let connection = connection_of(container)?;
         container.begin_start();
         let request = Request::Start { container: container.id.clone() };
-        match connection.request(request, REQUEST_LIMIT).await {
+        match connection.request(request, REQUEST_LIMIT).instrument(stage!("start")).await {
             Ok(Answer::Started { started_at }) => {
                 let held = container.started(started_at);
                 self.publish_container(container, view::STARTED);

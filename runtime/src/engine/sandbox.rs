@@ -28,7 +28,10 @@ use super::{
     view,
     watch::{self, SandboxListener},
 };
-use crate::spec::{dns, infra, namespaces, resources, validate};
+use crate::{
+    spec::{dns, infra, namespaces, resources, validate},
+    waterfall::stage,
+};
 
 /// How long making a container may take.
 pub const CREATE_LIMIT: Duration = Duration::from_secs(30);
@@ -80,7 +83,8 @@ impl Engine {
         };
         let sandbox = Arc::new(Sandbox::new(record, self.layout.sandbox(&id)));
         let op = sandbox.op.lock().await;
-        match self.bring_up(&sandbox, resolv_conf).await {
+        let operation = stage!("run_pod_sandbox", sandbox = %id);
+        match self.bring_up(&sandbox, resolv_conf).instrument(operation).await {
             Ok(()) => {
                 drop(op);
                 self.publish_sandbox(&sandbox, view::CREATED);
@@ -106,22 +110,22 @@ impl Engine {
                 records::save(&dir, &record)
             }
         })
-        .instrument(info_span!("intent"))
+        .instrument(stage!("intent"))
         .await?;
         // Known, but not listed: events find it, callers do not.
         self.insert_sandbox(sandbox);
-        let connect = self.start_supervisor(sandbox).instrument(info_span!("supervisor"));
-        let prepare = self.prepare_sandbox(sandbox, resolv_conf).instrument(info_span!("bundle"));
+        let connect = self.start_supervisor(sandbox).instrument(stage!("supervisor"));
+        let prepare = self.prepare_sandbox(sandbox, resolv_conf).instrument(stage!("bundle"));
         let (connected, prepared) = tokio::join!(connect, prepare);
         let (connection, bundle) = both(connected, prepared)?;
         // Before it is created: an end reported at any moment from now on turns this off again.
         sandbox.set_infra_alive(true);
         let pid = create_infra(&connection, sandbox, bundle, self.clamp_oom(INFRA_OOM_SCORE))
-            .instrument(info_span!("infra_create"))
+            .instrument(stage!("infra_create"))
             .await?;
         sandbox.update(|record| record.infra_pid = Some(pid));
-        let start = start_infra(&connection, sandbox).instrument(info_span!("infra_start"));
-        let attach = self.attach_network(sandbox, pid).instrument(info_span!("network"));
+        let start = start_infra(&connection, sandbox).instrument(stage!("infra_start"));
+        let attach = self.attach_network(sandbox, pid).instrument(stage!("network"));
         let (started, attached) = tokio::join!(start, attach);
         let ((), ips) = both(started, attached)?;
         let record = sandbox.update(|record| {
@@ -129,7 +133,7 @@ impl Engine {
             record.ips = ips;
         });
         let dir = sandbox.dir.clone();
-        blocking(move || records::save(&dir, &record)).instrument(info_span!("record")).await?;
+        blocking(move || records::save(&dir, &record)).instrument(stage!("record")).await?;
         match sandbox.is_ready() {
             true => Ok(()),
             false => Err(Error::Internal("the infra container ended at once".to_owned())),
@@ -138,10 +142,18 @@ impl Engine {
 
     async fn start_supervisor(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<Connection> {
         let cgroup = self.supervisor_cgroup(&sandbox.id);
-        let launch = launch::launch(&self.shim, &sandbox.id, &sandbox.dir, &cgroup);
-        launch.instrument(info_span!("launch")).await?;
-        let (connection, _) = self.connect(sandbox).instrument(info_span!("connect")).await?;
-        Ok(connection)
+        let (launched, socket) =
+            stage!("launch").in_scope(|| launch::launch(&self.shim, &sandbox.id, &sandbox.dir, &cgroup))?;
+        let listener = SandboxListener::new(self, &sandbox.id);
+        match Connection::over(socket, listener).instrument(stage!("connect")).await {
+            Ok((connection, _)) => {
+                launched.is_up();
+                Ok(self.keep(sandbox, connection))
+            }
+            Err(error) => {
+                Err(launched.failure(Error::supervisor("connecting to the supervisor")(error)).await)
+            }
+        }
     }
 
     /// Connects to a sandbox's supervisor and keeps the connection.
@@ -154,12 +166,16 @@ impl Engine {
         let (connection, known) = Connection::open(&socket, listener)
             .await
             .map_err(Error::supervisor("connecting to the supervisor"))?;
+        Ok((self.keep(sandbox, connection), known))
+    }
+
+    fn keep(self: &Arc<Self>, sandbox: &Arc<Sandbox>, connection: Connection) -> Connection {
         sandbox.set_connection(Some(connection.clone()));
         if connection.is_closed() {
             // It ended before it was ours, and nobody has looked into it.
             watch::spawn_look_into(Arc::downgrade(self), Arc::clone(sandbox));
         }
-        Ok((connection, known))
+        connection
     }
 
     async fn prepare_sandbox(&self, sandbox: &Sandbox, resolv_conf: String) -> Result<PathBuf> {

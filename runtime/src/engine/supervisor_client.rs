@@ -129,6 +129,25 @@ impl Connection {
     /// When nobody listens, or the supervisor does not speak our version, or does not answer.
     pub async fn open<L: Listener>(path: &Path, listener: L) -> Result<(Self, Vec<ContainerState>), Error> {
         let socket = connect(path).map_err(|source| no_connection(path, source))?;
+        Self::begin(socket, listener).await
+    }
+
+    /// As [`Self::open`], over a connection that the supervisor was started with.
+    ///
+    /// # Errors
+    /// When the supervisor does not come up, or as with [`Self::open`].
+    pub async fn over<L: Listener>(
+        socket: OwnedFd,
+        listener: L,
+    ) -> Result<(Self, Vec<ContainerState>), Error> {
+        let socket = UnixDatagram::from_std(socket.into()).map_err(Error::Unable)?;
+        Self::begin(socket, listener).await
+    }
+
+    async fn begin<L: Listener>(
+        socket: UnixDatagram,
+        listener: L,
+    ) -> Result<(Self, Vec<ContainerState>), Error> {
         let pending = Mutex::new(Some(HashMap::new()));
         let shared =
             Arc::new(Shared { socket, next: AtomicU64::new(1), greeted: AtomicBool::new(false), pending });
@@ -148,10 +167,17 @@ impl Connection {
 
     async fn greet(&mut self) -> Result<Vec<ContainerState>, Error> {
         let hello = Request::Hello { oldest: OLDEST_VERSION, newest: VERSION };
-        let answer = self.request(hello, HELLO_LIMIT).await?;
+        // Sent one after the other without waiting in between; the second is refused when the first one is.
+        let exchange = async {
+            let hello = self.post(hello, &[]).await?;
+            let list = self.post(Request::Subscribe, &[]).await?;
+            Ok((hello.answer().await?, list.answer().await?))
+        };
+        let (answer, known) =
+            timeout(HELLO_LIMIT, exchange).await.unwrap_or(Err(Error::TimedOut(HELLO_LIMIT)))?;
         let Answer::Hello { pid, .. } = answer else { return Err(unexpected(&answer)) };
         self.pid = pid;
-        self.list_by(Request::Subscribe).await
+        containers_of(known)
     }
 
     /// Sends a request and waits for its answer, but not longer than `limit`.
@@ -172,18 +198,19 @@ impl Connection {
         fds: &[BorrowedFd<'_>],
         limit: Duration,
     ) -> Result<Answer, Error> {
+        let exchange = async { self.post(request, fds).await?.answer().await };
+        timeout(limit, exchange).await.unwrap_or(Err(Error::TimedOut(limit)))
+    }
+
+    /// Sends a request.
+    async fn post(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<Posted<'_>, Error> {
         let seq = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
-        let waiting = Pending::register(&self.shared, seq, sender)?;
+        let pending = Pending::register(&self.shared, seq, sender)?;
         let envelope = Envelope { seq, request };
         let packet = serde_json::to_vec(&envelope).map_err(|e| Error::Unexpected(e.to_string()))?;
-        let exchange = async {
-            self.send(&packet, fds).await?;
-            answer.await.unwrap_or(Err(Error::Closed))
-        };
-        let outcome = timeout(limit, exchange).await.unwrap_or(Err(Error::TimedOut(limit)));
-        drop(waiting);
-        outcome
+        self.send(&packet, fds).await?;
+        Ok(Posted { answer, _pending: pending })
     }
 
     /// What the supervisor knows now.
@@ -207,9 +234,7 @@ impl Connection {
     }
 
     async fn list_by(&self, request: Request) -> Result<Vec<ContainerState>, Error> {
-        let answer = self.request(request, HELLO_LIMIT).await?;
-        let Answer::List { containers } = answer else { return Err(unexpected(&answer)) };
-        Ok(containers)
+        containers_of(self.request(request, HELLO_LIMIT).await?)
     }
 
     async fn send(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
@@ -223,6 +248,23 @@ impl Connection {
             if gone { Error::Closed } else { Error::Send(e) }
         })
     }
+}
+
+/// A request that is on its way.
+struct Posted<'a> {
+    answer: oneshot::Receiver<Result<Answer, Error>>,
+    _pending: Pending<'a>,
+}
+
+impl Posted<'_> {
+    async fn answer(self) -> Result<Answer, Error> {
+        self.answer.await.unwrap_or(Err(Error::Closed))
+    }
+}
+
+fn containers_of(answer: Answer) -> Result<Vec<ContainerState>, Error> {
+    let Answer::List { containers } = answer else { return Err(unexpected(&answer)) };
+    Ok(containers)
 }
 
 /// The complaint about an answer that fits no request of ours.

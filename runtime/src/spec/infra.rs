@@ -1,14 +1,15 @@
 //! The infra container: the pod's namespaces, held by the pause program.
 //!
 //! In: the sandbox's configuration, the pause program's root, the cgroup. Out: an OCI `Spec`. It has next to nothing: no
-//! capability, no device, a root that cannot be written to.
+//! capability, no device, no mount, a root that cannot be written to. The supervisor makes it by itself and refuses
+//! whatever goes beyond this shape.
 
 use std::path::Path;
 
 use oci_spec::runtime::Spec;
 use serde_json::{Map, Value, json};
 
-use super::{Error, mounts, namespaces};
+use super::{Error, namespaces};
 use crate::engine::records::{NamespaceMode, SandboxConfig};
 
 /// The pause program inside its root.
@@ -50,23 +51,10 @@ pub fn spec(input: Input<'_>) -> Result<Spec, Error> {
             "noNewPrivileges": true,
         },
         "root": {"path": rootfs, "readonly": true},
-        "mounts": [
-            {
-                "destination": "/proc", "type": "proc", "source": "proc",
-                "options": ["nosuid", "noexec", "nodev"],
-            },
-            // The library makes device nodes; they must not end up in the root that all pods share.
-            {
-                "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
-                "options": ["nosuid", "noexec", "strictatime", "mode=755", "size=64k"],
-            },
-        ],
         "linux": {
             "cgroupsPath": cgroup,
             "namespaces": namespaces::of_infra(config),
             "resources": resources,
-            "maskedPaths": mounts::default_masked(),
-            "readonlyPaths": mounts::default_readonly(),
         },
     });
     if config.network != NamespaceMode::Node && !config.hostname.is_empty() {

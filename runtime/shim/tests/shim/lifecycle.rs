@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use pintle_shim_protocol::*;
+use serde_json::{Value, json};
 
 use crate::harness::*;
 
@@ -191,12 +192,80 @@ fn a_terminated_supervisor_takes_its_containers_along_and_records_their_ends() {
     shim.has_ended = true;
 }
 
+/// As the engine writes it.
+fn infra_config(shim: &Shim) -> Value {
+    fs::write(shim.path("rootfs/pause"), pintle_pause::PAUSE).unwrap();
+    fs::set_permissions(shim.path("rootfs/pause"), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut config = shim.config_for("infra", &["/pause"]);
+    config["mounts"] = json!([]);
+    config["root"]["readonly"] = true.into();
+    config["process"]["noNewPrivileges"] = true.into();
+    config["process"]["capabilities"] = json!({
+        "bounding": [], "effective": [], "permitted": [], "inheritable": [], "ambient": [],
+    });
+    config["linux"]["resources"]["cpu"] = json!({"shares": 2});
+    config
+}
+
+#[test]
+fn an_infra_container_has_one_mount_no_capability_no_device_and_runs_only_when_it_is_started() {
+    let mut shim = Shim::start();
+    let config = infra_config(&shim);
+    let mut create = shim.bundle("infra", &config);
+    create.infra = true;
+    create.log_path = None;
+    let pid = shim.create(create).unwrap();
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    assert!(!read("cmdline").starts_with("/pause"));
+    assert_eq!(
+        read("cgroup").lines().filter(|line| line.ends_with("/pod/infra")).count(),
+        if is_v2() { 1 } else { 3 }
+    );
+    shim.start_container("infra").unwrap();
+    until("pause runs", || (read("cmdline") == "/pause\0").then_some(()));
+    let mounts = read("mountinfo");
+    assert_eq!(mounts.lines().count(), 1, "{mounts}");
+    assert!(mounts.contains(" / ro,nosuid,nodev"), "{mounts}");
+    let status = read("status");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert!(status.contains(&format!("{set}:\t0000000000000000")), "{status}");
+    }
+    assert!(status.contains("NoNewPrivs:\t1"));
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    assert_eq!(descriptors, 3);
+    if !is_v2() {
+        let group = |controller| cgroup_directory(controller, &shim.cgroup("infra"));
+        assert_eq!(fs::read_to_string(group("devices").join("devices.list")).unwrap(), "");
+        assert_eq!(fs::read_to_string(group("cpu").join("cpu.shares")).unwrap(), "2\n");
+    }
+    shim.kill("infra", libc::SIGKILL, KillScope::All);
+    assert_eq!(shim.client.exit_of("infra").signal, Some(libc::SIGKILL));
+}
+
+#[test]
+fn an_infra_container_that_is_asked_for_more_or_cannot_run_is_told_so_and_leaves_nothing() {
+    let mut shim = Shim::start();
+    let mut config = infra_config(&shim);
+    config["mounts"] = json!([{"destination": "/proc", "type": "proc", "source": "proc"}]);
+    let mut create = shim.bundle("infra", &config);
+    create.infra = true;
+    create.log_path = None;
+    let failure = shim.create(create.clone()).unwrap_err();
+    assert!(failure.message.contains("mounts"), "{failure}");
+    shim.assert_no_cgroup("infra");
+    fs::write(shim.path("rootfs/pause"), "no program").unwrap();
+    config["mounts"] = json!([]);
+    shim.bundle("infra", &config);
+    shim.create(create).unwrap();
+    let failure = shim.start_container("infra").unwrap_err();
+    assert_eq!(failure.code, ErrorCode::ExecFailed, "{failure}");
+    shim.remove("infra");
+}
+
 #[test]
 fn an_infra_container_from_the_embedded_pause_shares_its_namespaces() {
     let mut shim = Shim::start();
-    fs::write(shim.path("rootfs/pause"), pintle_pause::PAUSE).unwrap();
-    fs::set_permissions(shim.path("rootfs/pause"), fs::Permissions::from_mode(0o755)).unwrap();
-    let config = shim.config_for("infra", &["/pause"]);
+    let config = infra_config(&shim);
     let mut create = shim.bundle("infra", &config);
     create.infra = true;
     create.log_path = None;

@@ -1,0 +1,307 @@
+//! The pod's infra container: namespaces, held open by the pause program, without libcontainer.
+//!
+//! In: an OCI configuration of the one shape the engine writes for it, in a forked helper. Out: a process of the
+//! supervisor's that waits in its namespaces, alone in a root of its own with no capability and no device, until it is
+//! told to go on; [`Report`]s. Every pod needs it before anything else, and the library would take longer for it than for
+//! all the rest of a pod's start: it reads the mounts of the host again for each cgroup controller.
+//!
+//! What does not belong to that shape (mounts, capabilities, namespaces to join, a terminal, seccomp) is refused.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use caps::{CapSet, Capability};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+
+use crate::cgroup::{self, Birthplace, CgroupPath, Hierarchies};
+use crate::device_filter;
+use crate::executable;
+use crate::journal::chain;
+use crate::report::Report;
+use crate::sys::{self, Fork};
+
+/// The controllers that limit it; what it uses of the others counts as the pod's.
+const CONTROLLERS: [&str; 2] = ["cpu", "devices"];
+/// Where [`sys::keep_only`] puts its standard descriptors.
+const STDIO: i32 = 4;
+const GO: &[u8] = b"go";
+
+/// Why there is no infra container.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InfraError {
+    #[error("config.json of an infra container: {field}: not as expected")]
+    Refused { field: &'static str },
+    #[error("the infra container's cgroup")]
+    Cgroup { source: cgroup::CgroupError },
+    #[error("limiting the infra container by {}", path.display())]
+    Limit { path: PathBuf, source: io::Error },
+    #[error("the infra container's devices")]
+    Devices { source: device_filter::DeviceError },
+    #[error("making the infra container's process")]
+    Fork { source: io::Error },
+}
+
+/// Why its process does not get to its program.
+#[derive(Debug, thiserror::Error)]
+enum Inside {
+    #[error("infra container: {step}")]
+    Step { step: &'static str, source: io::Error },
+    #[error("infra container: capabilities")]
+    Capabilities { source: caps::errors::CapsError },
+}
+
+/// What is made.
+struct Plan<'a> {
+    root: &'a Path,
+    hostname: Option<&'a str>,
+    namespaces: u64,
+    process: &'a Process,
+    shares: Option<u64>,
+}
+
+/// Tells the process that waits at the other end to execute its program.
+pub(crate) fn let_go(report: &OwnedFd) -> io::Result<()> {
+    Ok(send(report, GO, SendFlags::NOSIGNAL | SendFlags::DONTWAIT).map(drop)?)
+}
+
+/// Makes the process and returns its pid. The caller is the helper, with [`sys::keep_only`]'s descriptors.
+pub(crate) fn make(
+    spec: &Spec,
+    path: &CgroupPath,
+    hierarchies: &Hierarchies,
+    report: &OwnedFd,
+) -> Result<i32, InfraError> {
+    let plan = Plan::of(spec)?;
+    let place = enter(path, hierarchies, &plan)?;
+    let forked = Birthplace::fork_sibling_apart(place.as_ref(), plan.namespaces);
+    match forked.map_err(|source| InfraError::Fork { source })? {
+        Fork::Parent(pid) => Ok(pid),
+        Fork::Child => {
+            let attempt = std::panic::AssertUnwindSafe(|| run(&plan, report));
+            sys::exit_now(std::panic::catch_unwind(attempt).unwrap_or(101))
+        }
+    }
+}
+
+impl<'a> Plan<'a> {
+    fn of(spec: &'a Spec) -> Result<Self, InfraError> {
+        let refused = |field| InfraError::Refused { field };
+        if spec.mounts().as_ref().is_some_and(|mounts| !mounts.is_empty()) {
+            return Err(refused("mounts"));
+        }
+        let root = spec.root().as_ref().filter(|root| root.readonly() == Some(true));
+        let process = spec.process().as_ref().filter(|process| is_plain(process));
+        let linux = spec.linux().as_ref().filter(|linux| linux.seccomp().is_none());
+        let linux = linux.ok_or(refused("linux"))?;
+        let mut namespaces = 0;
+        for namespace in linux.namespaces().iter().flatten() {
+            if namespace.path().is_some() {
+                return Err(refused("linux.namespaces"));
+            }
+            namespaces |= flag(namespace.typ()).ok_or(refused("linux.namespaces"))?;
+        }
+        if namespaces & libc::CLONE_NEWNS as u64 == 0 {
+            return Err(refused("linux.namespaces"));
+        }
+        let resources = linux.resources().as_ref().ok_or(refused("linux.resources"))?;
+        if !resources.devices().iter().flatten().all(|rule| !rule.allow()) {
+            return Err(refused("linux.resources.devices"));
+        }
+        let named = spec.hostname().as_deref().filter(|_| namespaces & libc::CLONE_NEWUTS as u64 != 0);
+        Ok(Self {
+            root: root.ok_or(refused("root"))?.path(),
+            hostname: named,
+            namespaces,
+            process: process.ok_or(refused("process"))?,
+            shares: resources.cpu().as_ref().and_then(|cpu| cpu.shares()),
+        })
+    }
+}
+
+/// A root process without a terminal and without a capability.
+fn is_plain(process: &Process) -> bool {
+    let none = |set: &Option<oci_spec::runtime::Capabilities>| set.as_ref().is_none_or(|set| set.is_empty());
+    let bare = process.capabilities().as_ref().is_some_and(|sets| {
+        [sets.bounding(), sets.effective(), sets.permitted(), sets.inheritable(), sets.ambient()]
+            .into_iter()
+            .all(none)
+    });
+    bare && !process.terminal().unwrap_or(false)
+        && (process.user().uid(), process.user().gid()) == (0, 0)
+        && process.no_new_privileges() == Some(true)
+}
+
+fn flag(kind: LinuxNamespaceType) -> Option<u64> {
+    let flag = match kind {
+        LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
+        LinuxNamespaceType::Network => libc::CLONE_NEWNET,
+        LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
+        LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
+        LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
+        LinuxNamespaceType::User | LinuxNamespaceType::Cgroup | LinuxNamespaceType::Time => return None,
+    };
+    Some(flag.cast_unsigned().into())
+}
+
+/// Puts the caller where its child is to be, and limits it. The v2 group is for the child to be born in.
+fn enter(
+    path: &CgroupPath,
+    hierarchies: &Hierarchies,
+    plan: &Plan<'_>,
+) -> Result<Option<Birthplace>, InfraError> {
+    let join = || {
+        hierarchies.enter_sparsely(path, &CONTROLLERS)?;
+        hierarchies.birthplace(path)
+    };
+    let place = join().map_err(|source| InfraError::Cgroup { source })?;
+    if let Some(directory) = hierarchies.legacy("devices", path) {
+        limit(directory.join("devices.deny"), "a")?;
+    }
+    if let (Some(directory), Some(shares)) = (hierarchies.legacy("cpu", path), plan.shares) {
+        limit(directory.join("cpu.shares"), &shares.to_string())?;
+    }
+    if let Some(directory) = hierarchies.unified(path).filter(|_| hierarchies.is_v2()) {
+        let weight = directory.join("cpu.weight");
+        if let Some(shares) = plan.shares.filter(|_| weight.exists()) {
+            limit(weight, &weight_of(shares).to_string())?;
+        }
+        device_filter::attach(&directory, &[]).map_err(|source| InfraError::Devices { source })?;
+    }
+    Ok(place)
+}
+
+fn limit(path: PathBuf, value: &str) -> Result<(), InfraError> {
+    cgroup::write_file(&path, value).map_err(|source| InfraError::Limit { path, source })
+}
+
+/// cgroup v1's 2 to 262,144 shares as v2's weight of 1 to 10,000.
+fn weight_of(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
+}
+
+fn run(plan: &Plan<'_>, report: &OwnedFd) -> i32 {
+    if let Err(error) = settle(plan) {
+        Report::NotExecuted(chain(&error)).send(report);
+        return 126;
+    }
+    // Nothing comes when the supervisor dies.
+    let mut word = [0; GO.len()];
+    match recv(report, &mut word[..], RecvFlags::empty()) {
+        Ok((_, length)) if length > 0 => {}
+        Ok(_) | Err(_) => return 126,
+    }
+    let arguments = plan.process.args().clone().unwrap_or_default();
+    let environment = plan.process.env().clone().unwrap_or_default();
+    let Err(error) = executable::execute(&arguments, &environment);
+    Report::NotExecuted(chain(&error)).send(report);
+    127
+}
+
+/// Everything between birth and the program.
+fn settle(plan: &Plan<'_>) -> Result<(), Inside> {
+    let step = |step| move |source: nix::Error| Inside::Step { step, source: source.into() };
+    nix::unistd::setsid().map_err(step("setsid"))?;
+    for number in 0..3 {
+        let passed = sys::adopt(STDIO + number);
+        sys::place(&passed, number)
+            .map_err(|source| Inside::Step { step: "standard descriptors", source })?;
+    }
+    if let Some(name) = plan.hostname {
+        nix::unistd::sethostname(name).map_err(step("host name"))?;
+    }
+    switch_root(plan.root)?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    nix::sys::prctl::set_no_new_privs().map_err(step("no_new_privs"))?;
+    drop_capabilities().map_err(|source| Inside::Capabilities { source })
+}
+
+/// Makes the directory, read-only, the root, and takes every other mount out of sight.
+fn switch_root(root: &Path) -> Result<(), Inside> {
+    let step = |step| move |source: nix::Error| Inside::Step { step, source: source.into() };
+    const NONE: Option<&str> = None;
+    let here = Path::new(".");
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(step("private mounts"))?;
+    mount(Some(root), root, NONE, MsFlags::MS_BIND, NONE).map_err(step("binding the root"))?;
+    let locked = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(NONE, root, NONE, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | locked, NONE)
+        .map_err(step("a read-only root"))?;
+    nix::unistd::chdir(root).map_err(step("entering the root"))?;
+    nix::unistd::pivot_root(here, here).map_err(step("switching the root"))?;
+    umount2(here, MntFlags::MNT_DETACH).map_err(step("leaving the old root"))?;
+    nix::unistd::chdir("/").map_err(step("entering the new root"))
+}
+
+/// The bounding set too: a root process would get back at exec what is in there.
+fn drop_capabilities() -> Result<(), caps::errors::CapsError> {
+    caps::clear(None, CapSet::Ambient)?;
+    for capability in caps::all() {
+        if caps::has_cap(None, CapSet::Bounding, capability).unwrap_or(false) {
+            caps::drop(None, CapSet::Bounding, capability)?;
+        }
+    }
+    let none = std::collections::HashSet::<Capability>::new();
+    for set in [CapSet::Effective, CapSet::Inheritable, CapSet::Permitted] {
+        caps::set(None, set, &none)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> serde_json::Value {
+        serde_json::json!({
+            "ociVersion": "1.2.0",
+            "process": {
+                "user": {"uid": 0, "gid": 0}, "args": ["/pause"], "cwd": "/", "noNewPrivileges": true,
+                "capabilities": {
+                    "bounding": [], "effective": [], "permitted": [], "inheritable": [], "ambient": [],
+                },
+            },
+            "root": {"path": "/root-of-pause", "readonly": true},
+            "linux": {
+                "namespaces": [{"type": "mount"}, {"type": "pid"}],
+                "resources": {"cpu": {"shares": 2}, "devices": [{"allow": false, "access": "rwm"}]},
+            },
+        })
+    }
+
+    fn field(change: impl FnOnce(&mut serde_json::Value)) -> Option<&'static str> {
+        let mut value = config();
+        change(&mut value);
+        match Plan::of(&serde_json::from_value(value).unwrap()) {
+            Err(InfraError::Refused { field }) => Some(field),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    #[test]
+    fn the_shape_that_the_engine_writes_is_taken_and_everything_beyond_it_refused() {
+        use serde_json::json;
+        assert_eq!(field(|_| {}), None);
+        assert_eq!(field(|c| c["mounts"] = json!([{"destination": "/x"}])), Some("mounts"));
+        assert_eq!(field(|c| c["root"]["readonly"] = json!(false)), Some("root"));
+        assert_eq!(field(|c| c["process"]["terminal"] = json!(true)), Some("process"));
+        assert_eq!(field(|c| c["process"]["user"]["uid"] = json!(5)), Some("process"));
+        assert_eq!(field(|c| c["process"]["noNewPrivileges"] = json!(false)), Some("process"));
+        let bounding =
+            |c: &mut serde_json::Value| c["process"]["capabilities"]["bounding"] = json!(["CAP_KILL"]);
+        assert_eq!(field(bounding), Some("process"));
+        assert_eq!(field(|c| c["linux"]["namespaces"] = json!([{"type": "pid"}])), Some("linux.namespaces"));
+        let joined = json!([{"type": "mount"}, {"type": "pid", "path": "/proc/1/ns/pid"}]);
+        assert_eq!(field(|c| c["linux"]["namespaces"] = joined), Some("linux.namespaces"));
+        let device = json!([{"allow": true, "access": "rwm"}]);
+        assert_eq!(field(|c| c["linux"]["resources"]["devices"] = device), Some("linux.resources.devices"));
+        let seccomp = json!({"defaultAction": "SCMP_ACT_ALLOW"});
+        assert_eq!(field(|c| c["linux"]["seccomp"] = seccomp), Some("linux"));
+    }
+
+    #[test]
+    fn shares_become_weights_from_one_end_of_the_scale_to_the_other() {
+        assert_eq!([0, 2, 1024, 262_144, u64::MAX].map(weight_of), [1, 1, 39, 10_000, 10_000]);
+    }
+}
