@@ -10,7 +10,7 @@ use std::path::Path;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// What can go wrong before a daemon serves.
 #[derive(Debug, thiserror::Error)]
@@ -31,12 +31,12 @@ pub(crate) fn init_log(level: &str) -> Result<(), DaemonError> {
     let filter = EnvFilter::try_new(format!("h2=warn,hyper=warn,tower=warn,tonic=warn,{asked}"))
         .map_err(|e| DaemonError::LogLevel(asked, e.to_string()))?;
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(terminal)
         .with_target(false)
-        .init();
+        .with_filter(filter);
+    tracing_subscriber::registry().with(lines).with(pintle_runtime::waterfall::layer()).init();
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use pintle_cri_api::{
-    connect, ext, ext_agent_client, ext_images_client, image_client, runtime_client,
+    connect, ext, ext_agent_client, ext_debug_client, ext_images_client, image_client, runtime_client,
     v1::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient},
 };
 use tokio::sync::OnceCell;
@@ -144,6 +144,10 @@ impl Session {
 
     pub(crate) async fn pintle_agent(&self) -> Result<ext::agent_client::AgentClient<Channel>, CliError> {
         Ok(ext_agent_client(self.runtime_channel().await?))
+    }
+
+    pub(crate) async fn pintle_debug(&self) -> Result<ext::debug_client::DebugClient<Channel>, CliError> {
+        Ok(ext_debug_client(self.runtime_channel().await?))
     }
 
     /// Waits for an answer, within the limit.

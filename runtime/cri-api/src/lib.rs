@@ -93,6 +93,10 @@ client!(
     /// A client of `pintle.v1.Doctor` with our message limits.
     ext_doctor_client, doctor_client, DoctorClient, ext
 );
+client!(
+    /// A client of `pintle.v1.Debug` with our message limits.
+    ext_debug_client, debug_client, DebugClient, ext
+);
 server!(
     /// A server of `runtime.v1.RuntimeService` with our message limits.
     runtime_server, runtime_service_server, RuntimeServiceServer, RuntimeService, v1
@@ -112,4 +116,8 @@ server!(
 server!(
     /// A server of `pintle.v1.Doctor` with our message limits.
     ext_doctor_server, doctor_server, DoctorServer, Doctor, ext
+);
+server!(
+    /// A server of `pintle.v1.Debug` with our message limits.
+    ext_debug_server, debug_server, DebugServer, Debug, ext
 );

@@ -4,6 +4,7 @@
 //! are implemented on the engine itself, so that the agent calls in process what a kubelet calls over the socket.
 
 mod containers;
+mod debug;
 mod doctor;
 mod events;
 mod exec;

@@ -55,6 +55,7 @@ impl Engine {
             .add_service(pintle_cri_api::image_server(Arc::clone(self)))
             .add_service(pintle_cri_api::ext_images_server(Arc::clone(self)))
             .add_service(pintle_cri_api::ext_doctor_server(Arc::clone(self)))
+            .add_service(pintle_cri_api::ext_debug_server(Arc::clone(self)))
     }
 
     /// Serves until `shutdown` ends. The pods run on.

@@ -22,3 +22,4 @@ pub(crate) mod start;
 pub(crate) mod stop;
 pub(crate) mod stopp;
 pub(crate) mod version;
+pub(crate) mod waterfall;

@@ -1,6 +1,6 @@
 //! `pods`: lists pod sandboxes.
 //!
-//! In: filters. Out: a table, ids, details, JSON or YAML, newest first.
+//! In: filters. Out: a table, ids, details, JSON or YAML, newest first; or their starts as waterfalls, oldest first.
 
 use std::io::Write;
 
@@ -19,6 +19,7 @@ use crate::{
     output::{self, Ids, ListFormat, TreeFormat},
     session::{Call, Session},
     table::Table,
+    verbs::waterfall::{self, Record},
 };
 
 #[derive(Debug, clap::Args)]
@@ -55,6 +56,15 @@ pub struct PodsArgs {
     verbose: bool,
     #[arg(short, long, default_value = "table")]
     output: ListFormat,
+    /// How long each stage of their starts took, as far as it is recorded
+    #[arg(long)]
+    waterfall: bool,
+    /// Record starts from now on, or no more
+    #[arg(long, value_name = "WHEN", requires = "waterfall")]
+    record: Option<Record>,
+    /// Only the pod of this name, or whose id begins so
+    #[arg(requires = "waterfall")]
+    pod: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -68,7 +78,12 @@ pub(crate) async fn run(args: PodsArgs, session: &Session, io: &mut Io<'_>) -> R
     let mut client = session.runtime().await?;
     let request = ListPodSandboxRequest { filter: Some(request_filter(&args)) };
     let answer = session.call(Call::quick("list pods"), client.list_pod_sandbox(request)).await?;
-    let items = select(answer.items, &args);
+    let mut items = select(answer.items, &args);
+    if args.waterfall {
+        items.reverse();
+        items.retain(|pod| is_named(pod, args.pod.as_deref()));
+        return waterfall::run(args.record, &items, session, io).await;
+    }
     match args.output {
         ListFormat::Table if args.quiet => {
             for pod in &items {
@@ -107,6 +122,10 @@ fn select(mut pods: Vec<PodSandbox>, args: &PodsArgs) -> Vec<PodSandbox> {
         pods.truncate(count);
     }
     pods
+}
+
+fn is_named(pod: &PodSandbox, wanted: Option<&str>) -> bool {
+    wanted.is_none_or(|wanted| pod.id.starts_with(wanted) || metadata(pod).name == wanted)
 }
 
 fn metadata(pod: &PodSandbox) -> PodSandboxMetadata {
