@@ -45,13 +45,13 @@ pub fn launch(program: &Program, sandbox: &str, dir: &Path, cgroup: &str) -> Res
     // No working directory is set, which would need a fork of the whole engine; the supervisor goes to / by itself.
     let child = program
         .command()
-        .args(["--connection", "stdin"])
         .arg("--sandbox")
         .arg(sandbox)
         .arg("--dir")
         .arg(dir)
         .arg("--cgroup")
         .arg(cgroup)
+        .args(["--connection", "stdin"])
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
