@@ -60,7 +60,7 @@ fn clone_with(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
     // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size,
     // cgroup. Kernels without the last three take the shorter form only.
     let arguments: [u64; 11] = [flags | into, 0, 0, 0, signal, 0, 0, 0, 0, 0, directory];
-    let size = if cgroup.is_some() { size_of_val(&arguments) } else { 8 * size_of::<u64>() };
+    let size = if cgroup.is_some() { size_of_val(&arguments) } else { size_of_val(&arguments[..8]) };
     // SAFETY: without CLONE_VM and without a stack, clone3 behaves like fork; the process is single-threaded.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size) };
     if check(pid)? == 0 { Ok(Fork::Child) } else { Ok(Fork::Parent(i32::try_from(pid).unwrap_or(i32::MAX))) }

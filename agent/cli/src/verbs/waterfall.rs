@@ -13,7 +13,7 @@ use pintle_cri_api::{
 use crate::{error::CliError, io::Io, session::Session};
 
 /// How wide a bar is that lasts as long as everything.
-const BAR: i64 = 40;
+const BAR: usize = 40;
 
 /// What begins later than this after everything before has ended is not part of the same start.
 const PAUSE_NANOS: i64 = 5_000_000_000;
@@ -103,11 +103,13 @@ fn table(text: &mut String, pod: &PodSandbox, start: &[&Operation]) {
 }
 
 fn row(text: &mut String, name: &str, (offset, took): (i64, i64), total: i64) {
-    let column = |nanos: i64| (nanos.clamp(0, total) as i128 * i128::from(BAR) / i128::from(total)) as usize;
+    let column = |nanos: i64| {
+        (1..=BAR).filter(|at| i128::from(nanos) * BAR as i128 >= *at as i128 * i128::from(total)).count()
+    };
     let (from, to) = (column(offset), column(offset + took));
     // Something is to be seen of the shortest stage.
     let bar = "█".repeat((to - from).max(1));
-    let bar = format!("{}{bar}", " ".repeat(from.min(BAR as usize - 1)));
+    let bar = format!("{}{bar}", " ".repeat(from.min(BAR - 1)));
     line(text, format_args!("  {name:<32} {:>9} {:>9}  {bar}", millis(offset), millis(took)));
 }
 
