@@ -60,6 +60,11 @@ fn seal(path: &Path) -> io::Result<(OwnedFd, OsString)> {
     let (Some(directory), Some(name)) = (real.parent(), real.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
+    let mut start = [0; 2];
+    io::Read::read_exact(&mut std::fs::File::open(&real)?, &mut start)?;
+    if start == *b"#!" {
+        return Err(io::Error::other("it is a script, which its interpreter could not open"));
+    }
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let mount = rustix::mount::open_tree(CWD, directory, flags)?;
     sys::make_mount_read_only(mount.as_fd())?;
