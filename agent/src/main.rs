@@ -176,6 +176,7 @@ fn settle(flags: Flags, file: Option<&std::path::Path>) -> Result<Settings, conf
 
 /// A daemon: two threads do the work, however many processors there are.
 fn serve(daemon: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
+    pintle_runtime::memory::set_up();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_stack_size(1024 * 1024)

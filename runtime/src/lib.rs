@@ -13,6 +13,7 @@
 pub mod cri;
 pub mod doctor;
 pub mod engine;
+pub mod memory;
 pub mod spec;
 mod sys;
 pub mod waterfall;
