@@ -21,6 +21,7 @@ pub mod launch;
 pub mod layout;
 pub mod lifecycle;
 pub mod lookups;
+mod memory;
 pub mod program;
 pub mod records;
 pub mod recovery;
@@ -47,7 +48,7 @@ use std::{
 use pintle_cni::Network;
 use pintle_image::ImageStore;
 use rustix::fs::FlockOperation;
-use tokio::sync::watch as watch_flag;
+use tokio::sync::{Notify, watch as watch_flag};
 
 use self::{
     cgroups::Cgroups,
@@ -70,6 +71,8 @@ pub struct Engine {
     pub(crate) boot: String,
     pub(crate) shim: program::Program,
     pub(crate) events: EventHub,
+    /// Told of all work, so that the memory it took is given back when there is none.
+    pub(crate) work: Arc<Notify>,
     /// Counts what was pulled and imported, for those who wait for an image.
     pub(crate) images_arrived: watch_flag::Sender<u64>,
     sandboxes: RwLock<HashMap<String, Arc<Sandbox>>>,
@@ -117,6 +120,7 @@ impl Engine {
             boot: host::boot_id()?,
             shim,
             events: EventHub::new(events::CAPACITY),
+            work: Arc::default(),
             images_arrived: watch_flag::Sender::new(0),
             sandboxes: RwLock::default(),
             containers: RwLock::default(),
@@ -153,6 +157,7 @@ impl Engine {
     }
 
     pub(crate) fn note_image_arrival(&self) {
+        self.work.notify_one();
         self.images_arrived.send_modify(|count| *count = count.wrapping_add(1));
     }
 

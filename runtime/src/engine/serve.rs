@@ -20,6 +20,7 @@ use tonic::{service::Routes, transport::Server};
 use super::{
     Engine,
     error::{Error, Result},
+    memory,
 };
 
 /// How long calls under way may take when serving ends.
@@ -88,9 +89,10 @@ impl Engine {
             .serve_with_incoming_shutdown(UnixListenerStream::new(listen), wait_until(stopped));
         tokio::pin!(server);
         tokio::select! {
-            // Both are polled to their end; the one that is left is finished below.
+            // The server is finished below, the others are dropped.
             ended = &mut server => return ended.map_err(transport),
             () = shutdown => {}
+            () = memory::keep_small(Arc::clone(&self.work)) => {}
         }
         self.serving_ends.send_replace(true);
         match tokio::time::timeout(FINISH_LIMIT, server).await {

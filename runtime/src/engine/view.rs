@@ -69,6 +69,7 @@ impl Engine {
     }
 
     fn publish(&self, id: &str, kind: cri::ContainerEventType, sandbox: Option<&Sandbox>) {
+        self.work.notify_one();
         if !self.events.has_subscribers() {
             return;
         }

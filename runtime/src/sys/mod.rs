@@ -3,6 +3,8 @@
 //! In: borrowed descriptors. Out: `io::Result`. All `unsafe` of this crate is in this folder.
 #![allow(unsafe_code)]
 
+pub(crate) mod memory;
+
 use std::{
     io,
     os::fd::{AsRawFd as _, BorrowedFd},
