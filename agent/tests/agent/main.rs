@@ -47,8 +47,11 @@ fn a_manifest_that_broke_while_the_agent_was_away_keeps_its_pod_and_is_explained
     node.spawn();
     node.wait_ready("a");
     assert_eq!(node.container("a"), before);
-    let told = node.pintle(&["explain", "manifests"]);
-    assert!(told.contains("a.yaml:6:3: spec.restartPolcy: unknown field"), "{told}");
+    // What was written just now has a moment to become whole before it is said to be wrong.
+    let told = node.wait("the mistake to be told", |node| {
+        let told = node.pintle(&["explain", "manifests"]);
+        told.contains("a.yaml:6:3: spec.restartPolcy: unknown field").then_some(told)
+    });
     assert!(told.contains("default/a-n1 keeps running"), "{told}");
     assert!(node.log().contains("a.yaml:6:3: spec.restartPolcy"), "{}", node.log());
     let told = node.pintle(&["explain", "pod/a"]);
