@@ -6,10 +6,14 @@ use tonic::{Code, Status};
 
 use crate::Error;
 
+/// The most bytes of an error's text: percent-encoded three times as many, which fits the 16 KiB of headers that every
+/// client takes.
+const MAX_TEXT: usize = 4096;
+
 /// The status for an error.
 #[must_use]
 pub fn to_status(error: &Error) -> Status {
-    Status::new(code(error), error.chain())
+    Status::new(code(error), shortened(error.chain()))
 }
 
 /// The status for an error of a call that is about one image: the caller knows what it asked for and of which image, and
@@ -17,9 +21,20 @@ pub fn to_status(error: &Error) -> Status {
 #[must_use]
 pub fn to_image_status(error: &Error) -> Status {
     if let Error::Image { source, .. } = error {
-        return Status::new(code(error), Error::causes(source));
+        return Status::new(code(error), shortened(Error::causes(source)));
     }
     to_status(error)
+}
+
+/// Errors quote what was asked for, and a status travels as a header, which a client takes only up to some size: beyond
+/// that the client would be told of a broken connection instead of the reason.
+fn shortened(mut text: String) -> String {
+    if text.len() > MAX_TEXT {
+        let end = (0..=MAX_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push_str(" …");
+    }
+    text
 }
 
 fn code(error: &Error) -> Code {
@@ -28,6 +43,8 @@ fn code(error: &Error) -> Code {
         Error::NotFound { .. } => Code::NotFound,
         Error::AlreadyExists(_) => Code::AlreadyExists,
         Error::FailedPrecondition(_) | Error::Locked(_) => Code::FailedPrecondition,
+        Error::Unavailable(_) => Code::Unavailable,
+        Error::ResourceExhausted(_) => Code::ResourceExhausted,
         Error::Unimplemented(_) => Code::Unimplemented,
         Error::DeadlineExceeded(_) => Code::DeadlineExceeded,
         Error::Image { source, .. } => image_code(source),
@@ -71,6 +88,12 @@ mod tests {
         let status = to_status(&error);
         assert_eq!(status.code(), Code::NotFound);
         assert_eq!(status.message(), "looking for image \"x\": image x not found");
+    }
+
+    #[test]
+    fn a_text_that_no_header_could_carry_is_cut_between_characters() {
+        let status = to_status(&Error::NotFound { kind: "container", id: "ä".repeat(100_000) });
+        assert!(status.message().len() < 4200 && status.message().ends_with('…'));
     }
 
     #[test]

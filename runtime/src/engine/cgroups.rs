@@ -137,6 +137,20 @@ impl Cgroups {
         self.dirs(cgroup).flat_map(|dir| subtree_pids(&dir)).collect()
     }
 
+    /// Whether a process is in a group and runs, or whether that cannot be found out for want of descriptors or memory.
+    #[must_use]
+    pub fn may_hold(&self, cgroup: &str, pid: i32) -> bool {
+        let read = |file: &str| match fs::read_to_string(format!("/proc/{pid}/{file}")) {
+            // ESRCH: it ended between the opening and the reading.
+            Err(e) if e.kind() == io::ErrorKind::NotFound || is_no_process(&e) => Some(String::new()),
+            other => other.ok(),
+        };
+        let (Some(stat), Some(groups)) = (read("stat"), read("cgroup")) else { return true };
+        let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+        let ended = matches!(state, None | Some('Z' | 'X'));
+        !ended && is_in(&groups, cgroup)
+    }
+
     /// A group's directory in every hierarchy.
     pub(crate) fn dirs<'a>(&'a self, cgroup: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
         let relative = cgroup.trim_matches('/');
@@ -275,11 +289,20 @@ fn subtree_pids(dir: &Path) -> Vec<i32> {
 fn pidfd_in_cgroup(pid: i32, cgroup: &str) -> Option<OwnedFd> {
     let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    is_in(&groups, cgroup).then_some(pidfd)
+}
+
+/// Whether a process with this `/proc/<pid>/cgroup` is in a group or below it.
+fn is_in(groups: &str, cgroup: &str) -> bool {
     let inside = |path: &str| {
         path.strip_prefix(cgroup.trim_end_matches('/'))
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    groups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(inside).then_some(pidfd)
+    groups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(inside)
+}
+
+fn is_no_process(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
 
 #[cfg(test)]

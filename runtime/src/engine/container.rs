@@ -18,6 +18,7 @@ use super::{
     Engine, blocking, detached,
     error::{Error, Failures, Result},
     host, ids, layout,
+    lifecycle::awaited,
     lookups::{self, Prepared},
     records::{self, ContainerRecord, MountRecord, NamespaceMode, SandboxRecord, UserRecord},
     sandbox::CREATE_LIMIT,
@@ -63,6 +64,9 @@ impl Engine {
         sandbox: &Arc<Sandbox>,
         config: ContainerConfig,
     ) -> Result<String> {
+        if sandbox.is_awaited() {
+            return Err(awaited(sandbox));
+        }
         if !sandbox.is_ready() {
             return Err(Error::FailedPrecondition(format!("sandbox {} is not ready", sandbox.id)));
         }
@@ -235,7 +239,7 @@ impl Engine {
     fn prepare(&self, container: &Container, parts: &Parts) -> Result<Prepared> {
         let record = container.record();
         sandbox_files::make_dir(&container.dir)?;
-        records::save(&container.dir, &record)?;
+        records::save_first(&container.dir, &record)?;
         let request = container.dir.join(REQUEST);
         records::write_private(&request, &parts.config.encode_to_vec())?;
         if let Some(directory) = Path::new(&record.log_path).parent() {

@@ -30,6 +30,12 @@ pub enum EngineError {
     /// The thing is not in a state in which this can be done.
     #[error("{0}")]
     FailedPrecondition(String),
+    /// Not now, though nothing is wrong with the request.
+    #[error("{0}")]
+    Unavailable(String),
+    /// There are as many as there may be.
+    #[error("{0}")]
+    ResourceExhausted(String),
     /// Not built yet.
     #[error("{0}")]
     Unimplemented(String),
@@ -128,9 +134,12 @@ impl EngineError {
         match self {
             Self::Image { source, .. } => source.is_retryable(),
             Self::Network { source, .. } => source.is_retryable(),
-            Self::DeadlineExceeded(_) | Self::Supervisor { .. } | Self::Several(_) | Self::Internal(_) => {
-                true
-            }
+            Self::DeadlineExceeded(_)
+            | Self::Unavailable(_)
+            | Self::ResourceExhausted(_)
+            | Self::Supervisor { .. }
+            | Self::Several(_)
+            | Self::Internal(_) => true,
             Self::InvalidArgument(_)
             | Self::NotFound { .. }
             | Self::AlreadyExists(_)

@@ -21,10 +21,10 @@ use super::{
     Engine, blocking, detached,
     error::{Error, Result},
     ids,
-    lifecycle::connection_of,
+    lifecycle::{check_runs, connection_of},
     records,
     sandbox_files::OCI_CONFIG,
-    state::{Container, Phase},
+    state::Container,
     supervisor_client::unexpected,
 };
 
@@ -61,9 +61,7 @@ impl Engine {
         if command.first().is_none_or(String::is_empty) {
             return Err(Error::InvalidArgument("there is no command to run".to_owned()));
         }
-        if !matches!(container.phase(), Phase::Running { .. }) {
-            return Err(Error::FailedPrecondition(format!("container {} does not run", container.id)));
-        }
+        check_runs(&container)?;
         detached(run(container, command, limit)).await
     }
 }

@@ -109,6 +109,12 @@ impl Layout {
         self.containers().join(id)
     }
 
+    /// Damaged records, for people to look at.
+    #[must_use]
+    pub fn damaged(&self) -> PathBuf {
+        self.state.join("damaged")
+    }
+
     /// The network's leases.
     #[must_use]
     pub fn network(&self) -> PathBuf {

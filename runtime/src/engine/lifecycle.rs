@@ -16,7 +16,7 @@ use super::{
     records::{self, End},
     sandbox::REQUEST_LIMIT,
     sandbox_files,
-    state::{Container, Phase},
+    state::{Container, Phase, Sandbox},
     supervisor_client::{self, Connection, unexpected},
     view,
 };
@@ -43,6 +43,7 @@ impl Engine {
         detached(async move {
             let _op = container.op.lock().await;
             match container.phase() {
+                Phase::Unknown => Err(awaited(&container.sandbox)),
                 Phase::Running { .. } => Ok(()),
                 Phase::Exited(_) => {
                     Err(Error::FailedPrecondition(format!("container {} has ended already", container.id)))
@@ -133,8 +134,10 @@ impl Engine {
             let connection = {
                 // A start on its way is waited for, so that its container is not missed.
                 let _op = container.op.lock().await;
-                if !matches!(container.phase(), Phase::Running { .. }) {
-                    return Ok(());
+                match container.phase() {
+                    Phase::Unknown => return Err(awaited(&container.sandbox)),
+                    Phase::Created | Phase::Exited(_) => return Ok(()),
+                    Phase::Running { .. } => {}
                 }
                 connection_of(&container)?
             };
@@ -217,9 +220,7 @@ impl Engine {
     /// When the container does not run.
     pub async fn reopen_container_log(self: &Arc<Self>, id: &str) -> Result<()> {
         let container = self.container(id)?;
-        if !matches!(container.phase(), Phase::Running { .. }) {
-            return Err(Error::FailedPrecondition(format!("container {} does not run", container.id)));
-        }
+        check_runs(&container)?;
         let request = Request::ReopenLog { container: container.id.clone() };
         let answer = connection_of(&container)?.request(request, REQUEST_LIMIT).await;
         answer.map(drop).map_err(Error::supervisor("opening the log again"))
@@ -255,6 +256,24 @@ impl Engine {
             .await
         })
         .await
+    }
+}
+
+/// Why nothing can be done in a sandbox whose supervisor has not answered yet.
+pub(crate) fn awaited(sandbox: &Sandbox) -> Error {
+    let text =
+        format!("the supervisor of sandbox {} has not answered yet; its pod is left alone", sandbox.id);
+    Error::Unavailable(text)
+}
+
+/// Refuses what can only be done to a container that runs.
+pub(crate) fn check_runs(container: &Container) -> Result<()> {
+    match container.phase() {
+        Phase::Running { .. } => Ok(()),
+        Phase::Unknown => Err(awaited(&container.sandbox)),
+        Phase::Created | Phase::Exited(_) => {
+            Err(Error::FailedPrecondition(format!("container {} does not run", container.id)))
+        }
     }
 }
 

@@ -8,8 +8,10 @@
 //! State on disk is in `<state>/{sandboxes,containers}/<id>/`; opening the engine is recovering from it
 //! ([`recovery`]), whether the last engine ended well or not.
 
+mod adoption;
 pub mod cgroups;
 pub mod container;
+mod damage;
 pub mod error;
 pub mod events;
 pub mod exec;
@@ -183,8 +185,10 @@ impl Engine {
 
     /// Every container of a sandbox, complete or not, the oldest first.
     pub(crate) fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
-        let mut of: Vec<_> = self.all_containers().into_iter().filter(|c| c.sandbox.id == sandbox).collect();
-        of.sort_by_key(|c| c.record().created_at);
+        let map = self.containers.read().unwrap_or_else(PoisonError::into_inner);
+        let mut of: Vec<_> = map.values().filter(|c| c.sandbox.id == sandbox).cloned().collect();
+        drop(map);
+        of.sort_by_key(|c| c.look(|record| record.created_at));
         of
     }
 
@@ -198,7 +202,7 @@ impl Engine {
     pub(crate) fn container(&self, id: &str) -> Result<Arc<Container>> {
         let map = self.containers.read().unwrap_or_else(PoisonError::into_inner);
         find(&map, id)
-            .filter(|container| container.record().complete)
+            .filter(|container| container.look(|record| record.complete))
             .ok_or_else(|| Error::NotFound { kind: "container", id: id.to_owned() })
     }
 

@@ -2,7 +2,9 @@
 //!
 //! In: [`SandboxRecord`], [`ContainerRecord`]. Out: versioned JSON files, written to a temporary file and renamed, so that
 //! a reader sees the old record or the new one, whoever is killed. They are not synchronised: after a power cut every
-//! sandbox is dead, and one whose record is torn is removed. How a container ended is not here but in the supervisor's
+//! sandbox is dead. Each ends with a line that tells what its bytes add up to, so that a damaged record is never taken for
+//! a whole one. The first version of a record stays beside the later ones ([`save_first`]): it tells what a damaged one
+//! was about. How a container ended is not here but in the supervisor's
 //! `exit.json`, unless the engine itself decided it ([`End`]).
 
 use std::{
@@ -14,6 +16,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
 
 use super::error::{Error, Result};
 
@@ -27,10 +30,18 @@ const MAX_RECORD: u64 = 8 * 1024 * 1024;
 pub trait Record: Serialize + DeserializeOwned {
     /// Its file name in its directory.
     const FILE: &'static str;
+    /// The file name of its first version.
+    const FIRST: &'static str;
 
     /// The version the record was written with.
     fn version(&self) -> u32;
+
+    /// Whose it is: the name of its directory.
+    fn id(&self) -> &str;
 }
+
+/// What begins the last line of a record, before the sum of the bytes above.
+const SUM_LINE: &[u8] = b"# sha256 ";
 
 /// How far a sandbox has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,15 +122,26 @@ pub struct SandboxRecord {
     /// The infra container's first process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub infra_pid: Option<i32>,
+    /// Its supervisor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supervisor_pid: Option<i32>,
+    /// The sum of the request it was made from: a repeated one is compared with it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub request: String,
     /// Its addresses, the first one first.
     pub ips: Vec<String>,
 }
 
 impl Record for SandboxRecord {
     const FILE: &'static str = "sandbox.json";
+    const FIRST: &'static str = "sandbox.first.json";
 
     fn version(&self) -> u32 {
         self.v
+    }
+
+    fn id(&self) -> &str {
+        &self.id
     }
 }
 
@@ -219,9 +241,14 @@ pub struct ContainerRecord {
 
 impl Record for ContainerRecord {
     const FILE: &'static str = "container.json";
+    const FIRST: &'static str = "container.first.json";
 
     fn version(&self) -> u32 {
         self.v
+    }
+
+    fn id(&self) -> &str {
+        &self.id
     }
 }
 
@@ -230,24 +257,93 @@ impl Record for ContainerRecord {
 /// # Errors
 /// When a file cannot be written.
 pub fn save<R: Record>(dir: &Path, record: &R) -> Result<()> {
-    let text = serde_json::to_vec_pretty(record)
-        .map_err(|e| Error::Record { path: dir.join(R::FILE), reason: e.to_string() })?;
+    let text =
+        encode(record).map_err(|e| Error::Record { path: dir.join(R::FILE), reason: e.to_string() })?;
     write_atomically(&dir.join(R::FILE), &text)
+}
+
+/// Writes a record for the first time, and keeps that version for good.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn save_first<R: Record>(dir: &Path, record: &R) -> Result<()> {
+    save(dir, record)?;
+    // A name more for the same file, which the next version does not overwrite but replace.
+    if let Err(error) = fs::hard_link(dir.join(R::FILE), dir.join(R::FIRST)) {
+        tracing::debug!(dir = %dir.display(), %error, "a record has no second copy");
+    }
+    Ok(())
 }
 
 /// Reads the record of a directory; `None` when there is none.
 ///
 /// # Errors
-/// When the file cannot be read, is too large, or has a version that this build does not know.
+/// [`Error::Record`] when it is damaged, too large, or has a version that this build does not know; [`Error::Io`] when it
+/// cannot be read.
 pub fn load<R: Record>(dir: &Path) -> Result<Option<R>> {
-    let path = dir.join(R::FILE);
+    load_file(dir, R::FILE)
+}
+
+/// Reads the first version of the record of a directory; as [`load`].
+///
+/// # Errors
+/// As [`load`].
+pub fn load_first<R: Record>(dir: &Path) -> Result<Option<R>> {
+    load_file(dir, R::FIRST)
+}
+
+fn load_file<R: Record>(dir: &Path, file: &str) -> Result<Option<R>> {
+    let path = dir.join(file);
     let Some(text) = read_bounded(&path)? else { return Ok(None) };
     let bad = |reason: String| Error::Record { path: path.clone(), reason };
-    let record: R = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
-    match record.version() {
-        VERSION => Ok(Some(record)),
-        other => Err(bad(format!("version {other}, and this build knows {VERSION}"))),
+    let record: R = decode(&text).map_err(&bad)?;
+    match dir.file_name() {
+        Some(name) if name != record.id() => {
+            Err(bad(format!("it is {:?}'s, and not this directory's", record.id())))
+        }
+        _ => Ok(Some(record)),
     }
+}
+
+/// A record as it is written.
+fn encode<R: Record>(record: &R) -> serde_json::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(record)?;
+    let sum = sum(&text);
+    text.push(b'\n');
+    text.extend_from_slice(SUM_LINE);
+    text.extend_from_slice(sum.as_bytes());
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// What is written, if it is whole. One without its last line was cut off behind its end, or is an older build's.
+fn decode<R: Record>(bytes: &[u8]) -> std::result::Result<R, String> {
+    let body = match bytes.iter().rposition(|byte| *byte == b'#') {
+        Some(at) if bytes[at..].starts_with(SUM_LINE) && at > 0 && bytes[at - 1] == b'\n' => {
+            let (body, line) = (&bytes[..at - 1], &bytes[at + SUM_LINE.len()..]);
+            if line.strip_suffix(b"\n").unwrap_or(line) != sum(body).as_bytes() {
+                return Err("its bytes are not those that were written".to_owned());
+            }
+            body
+        }
+        _ => bytes,
+    };
+    let record: R = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+    match record.version() {
+        VERSION => Ok(record),
+        other => Err(format!("version {other}, and this build knows {VERSION}")),
+    }
+}
+
+/// A short sum of bytes: eight bytes of their SHA-256, in hexadecimal digits.
+#[must_use]
+pub fn sum(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    Sha256::digest(bytes).iter().take(8).fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        write!(text, "{byte:02x}").unwrap_or(());
+        text
+    })
 }
 
 /// Reads a file of bounded size; `None` when there is none.
@@ -313,10 +409,50 @@ mod tests {
     #[test]
     fn a_record_survives_saving_and_loading_and_leaves_no_temporary_file() {
         let dir = tempfile::tempdir().unwrap();
+        let mut record: SandboxRecord = serde_json::from_str(SANDBOX).unwrap();
+        let dir = dir.path().join(&record.id);
+        fs::create_dir(&dir).unwrap();
+        save(&dir, &record).unwrap();
+        assert_eq!(load::<SandboxRecord>(&dir).unwrap(), Some(record.clone()));
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+        save_first(&dir, &record).unwrap();
+        record.phase = SandboxPhase::Stopped;
+        save(&dir, &record).unwrap();
+        assert_eq!(load::<SandboxRecord>(&dir).unwrap().unwrap().phase, SandboxPhase::Stopped);
+        assert_eq!(load_first::<SandboxRecord>(&dir).unwrap().unwrap().phase, SandboxPhase::Ready);
+    }
+
+    #[test]
+    fn a_record_in_another_ones_directory_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
         let record: SandboxRecord = serde_json::from_str(SANDBOX).unwrap();
         save(dir.path(), &record).unwrap();
-        assert_eq!(load::<SandboxRecord>(dir.path()).unwrap(), Some(record));
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(matches!(load::<SandboxRecord>(dir.path()), Err(Error::Record { .. })));
+    }
+
+    /// Every way to lose the end of a record, and to flip one bit of it.
+    fn damaged(text: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
+        let cut = (0..text.len()).map(|length| text[..length].to_vec());
+        let flipped = (0..text.len() * 8).map(|bit| {
+            let mut text = text.to_vec();
+            text[bit / 8] ^= 1 << (bit % 8);
+            text
+        });
+        cut.chain(flipped)
+    }
+
+    #[test]
+    fn a_record_cut_off_anywhere_or_with_any_bit_flipped_is_refused_or_still_the_same() {
+        let sandbox: SandboxRecord = serde_json::from_str(SANDBOX).unwrap();
+        for bytes in damaged(&encode(&sandbox).unwrap()) {
+            let read = decode::<SandboxRecord>(&bytes);
+            assert!(read.is_err() || read.is_ok_and(|read| read == sandbox));
+        }
+        let container: ContainerRecord = serde_json::from_str(CONTAINER).unwrap();
+        for bytes in damaged(&encode(&container).unwrap()) {
+            let read = decode::<ContainerRecord>(&bytes);
+            assert!(read.is_err() || read.is_ok_and(|read| read == container));
+        }
     }
 
     #[test]

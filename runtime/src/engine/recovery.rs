@@ -2,97 +2,167 @@
 //!
 //! In: records, supervisors' sockets, exit records, snapshots, leases. Out: sandboxes and containers in memory as they
 //! are; half-made ones removed; pods whose supervisor is gone declared dead and killed; everything of another boot
-//! dead; snapshots and leases nobody owns given back. One sandbox that cannot be recovered is reported and does not keep
-//! the others from being.
+//! dead; snapshots and leases nobody owns given back. Each file is read once and none is written.
+//!
+//! Each sandbox is looked after by a task of its own ([`adoption`](super::adoption)). Opening waits for them, but not long:
+//! a sandbox whose supervisor is slow stays *awaited* and is looked after further in the background. One sandbox that
+//! cannot be recovered is reported and does not keep the others from being.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, io, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    Engine, blocking, cgroups,
+    Engine, adoption, blocking, damage,
     error::{Error, Result},
-    ids, layout,
+    ids,
+    layout::{self, Layout},
     records::{self, ContainerRecord, End, Record, SandboxPhase, SandboxRecord},
-    sandbox_files,
     state::{Container, Phase, Sandbox, end_of},
-    watch::{Reconnected, read_exit},
+    watch::read_exit,
 };
 
-/// How often a supervisor that is there is asked before it is given up; every time takes up to ten seconds.
-const ADOPTION_TRIES: u32 = 3;
+/// How long opening waits for supervisors to answer. Hundreds of them take a tenth of that; whoever takes longer is
+/// awaited in the background, and nothing is decided about its pod until it has answered.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What was found of one record.
+#[derive(Debug)]
+pub(crate) enum Found<R> {
+    /// It is as it was written.
+    Whole(R),
+    /// It is damaged; its first version is not.
+    First(R),
+    /// Nothing tells what it was.
+    Nothing,
+}
+
+impl<R> Found<R> {
+    fn record(self) -> Option<(R, bool)> {
+        match self {
+            Self::Whole(record) => Some((record, true)),
+            Self::First(record) => Some((record, false)),
+            Self::Nothing => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct FoundSandbox {
+    id: String,
+    record: Found<SandboxRecord>,
+}
+
+#[derive(Debug)]
+struct FoundContainer {
+    id: String,
+    record: Found<ContainerRecord>,
+    end: Option<End>,
+}
 
 /// Adopts what runs and removes what is left over.
 ///
 /// # Errors
-/// When the state directory cannot be read.
+/// When the state directory cannot be read. Nothing has been touched then.
 pub async fn recover(engine: &Arc<Engine>) -> Result<()> {
-    let (sandboxes, containers) = blocking({
-        let layout = engine.layout.clone();
-        move || {
-            Ok((
-                load_all::<SandboxRecord>(&layout.sandboxes())?,
-                load_all::<ContainerRecord>(&layout.containers())?,
-            ))
-        }
-    })
-    .await?;
-    for (id, record) in sandboxes {
-        match record {
-            Some(record) => {
-                let dir = engine.layout.sandbox(&id);
-                engine.insert_sandbox(&Arc::new(Sandbox::new(record, dir)));
+    let layout = engine.layout.clone();
+    let (sandboxes, containers) =
+        blocking(move || Ok((find_sandboxes(&layout)?, find_containers(&layout)?))).await?;
+    let mut work = tokio::task::JoinSet::new();
+    for FoundSandbox { id, record } in sandboxes {
+        match record.record() {
+            Some((record, whole)) => take_sandbox(engine, record, whole),
+            None => {
+                let engine = Arc::clone(engine);
+                work.spawn(async move { log(&id, damage::remove_unknown_sandbox(&engine, &id).await) });
             }
-            None => log(&id, remove_unknown_sandbox(engine, &id).await),
         }
     }
-    for (id, record) in containers {
-        log(&id, adopt_record(engine, &id, record).await);
+    for found in containers {
+        let id = found.id.clone();
+        if !take_container(engine, found) {
+            let engine = Arc::clone(engine);
+            work.spawn(async move { log(&id, damage::remove_unknown_container(&engine, &id).await) });
+        }
     }
-    let adopted = engine.all_sandboxes().into_iter().map(|sandbox| {
+    for sandbox in engine.all_sandboxes() {
         let engine = Arc::clone(engine);
-        async move { log(&sandbox.id, recover_sandbox(&engine, &sandbox).await) }
-    });
-    futures_util::future::join_all(adopted).await;
-    remove_orphans(engine).await
+        work.spawn(async move { log(&sandbox.id, adoption::recover_sandbox(&engine, &sandbox).await) });
+    }
+    let all = async { while work.join_next().await.is_some() {} };
+    let (in_time, orphans) = tokio::join!(tokio::time::timeout(PATIENCE, all), remove_orphans(engine));
+    if in_time.is_err() {
+        // They go on; nobody waits for them.
+        work.detach_all();
+        let awaited = engine.all_sandboxes().iter().filter(|sandbox| sandbox.is_awaited()).count();
+        tracing::warn!(
+            awaited,
+            "not every supervisor has answered yet; their pods are left alone until they do"
+        );
+    }
+    orphans
 }
 
-/// The records below a directory; `None` for one that is missing or cannot be understood.
-fn load_all<R: Record>(dir: &Path) -> Result<Vec<(String, Option<R>)>> {
+fn find_sandboxes(layout: &Layout) -> Result<Vec<FoundSandbox>> {
+    let ids = ids_below(&layout.sandboxes())?.into_iter();
+    ids.map(|id| {
+        let record = find(layout, &layout.sandbox(&id))?;
+        Ok(FoundSandbox { id, record })
+    })
+    .collect()
+}
+
+fn find_containers(layout: &Layout) -> Result<Vec<FoundContainer>> {
+    let ids = ids_below(&layout.containers())?.into_iter();
+    ids.map(|id| {
+        let dir = layout.container(&id);
+        let record = find::<ContainerRecord>(layout, &dir)?;
+        let decided = match &record {
+            Found::Whole(record) => record.end.clone(),
+            Found::First(_) | Found::Nothing => None,
+        };
+        let end = decided.or_else(|| recorded_end(&dir));
+        Ok(FoundContainer { id, record, end })
+    })
+    .collect()
+}
+
+fn ids_below(dir: &Path) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for entry in fs::read_dir(dir).map_err(Error::io("listing", dir))? {
-        let entry = entry.map_err(Error::io("listing", dir))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !ids::is_id(&name) {
-            continue;
-        }
-        let record = records::load::<R>(&entry.path()).unwrap_or_else(|error| {
-            tracing::error!(id = %name, error = error.chain(), "a record cannot be read; what it was for is removed");
-            None
-        });
-        all.push((name, record));
+        let name = entry.map_err(Error::io("listing", dir))?.file_name();
+        all.extend(name.to_str().filter(|name| ids::is_id(name)).map(str::to_owned));
     }
     Ok(all)
 }
 
-/// Takes a container's record into memory, if its sandbox is there and it was made completely.
-async fn adopt_record(engine: &Arc<Engine>, id: &str, record: Option<ContainerRecord>) -> Result<()> {
-    let dir = engine.layout.container(id);
-    let sandbox = record.as_ref().and_then(|record| engine.sandbox(&record.sandbox).ok());
-    let (Some(record), Some(sandbox)) = (record, sandbox) else {
-        return remove_unknown_container(engine, id).await;
-    };
-    let end = match &record.end {
-        Some(end) => Some(end.clone()),
-        None => {
-            blocking({
-                let dir = dir.clone();
-                move || Ok(recorded_end(&dir))
-            })
-            .await?
+/// The record of a directory. One that is damaged is set aside, with a word about it, and its first version counts.
+///
+/// That a file cannot be opened for want of descriptors or memory says nothing about the record: opening the engine
+/// fails then, and no pod is touched.
+fn find<R: Record>(layout: &Layout, dir: &Path) -> Result<Found<R>> {
+    match records::load::<R>(dir) {
+        Ok(Some(record)) => return Ok(Found::Whole(record)),
+        Ok(None) => {}
+        Err(Error::Io { source, operation, path }) if is_want(&source) => {
+            return Err(Error::Io { source, operation, path });
         }
-    };
-    let phase = end.map_or(Phase::Created, Phase::Exited);
-    engine.insert_container(&Arc::new(Container::new(record, sandbox, dir, phase)));
-    Ok(())
+        Err(error) => damage::set_aside(layout, &dir.join(R::FILE), &error),
+    }
+    match records::load_first::<R>(dir) {
+        Ok(Some(record)) => Ok(Found::First(record)),
+        Ok(None) => Ok(Found::Nothing),
+        Err(Error::Io { source, operation, path }) if is_want(&source) => {
+            Err(Error::Io { source, operation, path })
+        }
+        Err(error) => {
+            damage::set_aside(layout, &dir.join(R::FIRST), &error);
+            Ok(Found::Nothing)
+        }
+    }
+}
+
+fn is_want(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(|e| Some(e.raw_os_error())).contains(&error.raw_os_error())
 }
 
 /// What the exit record says; nothing when it cannot be understood, so that the container is known all the same and what
@@ -105,77 +175,39 @@ fn recorded_end(dir: &Path) -> Option<End> {
     read.as_ref().map(end_of)
 }
 
-async fn recover_sandbox(engine: &Arc<Engine>, sandbox: &Arc<Sandbox>) -> Result<()> {
-    let _op = sandbox.op.lock().await;
-    let record = sandbox.record();
+fn take_sandbox(engine: &Arc<Engine>, record: SandboxRecord, whole: bool) {
     let of_this_boot = record.boot == engine.boot;
-    if record.phase == SandboxPhase::Intent {
-        tracing::info!(sandbox = %sandbox.id, "removing a sandbox that was never finished");
-        reconnect_to_shut_down(engine, sandbox).await;
-        return engine.take_back(sandbox).await;
-    }
-    if record.phase == SandboxPhase::Ready && of_this_boot && !adopt(engine, sandbox).await {
-        tracing::warn!(sandbox = %sandbox.id, "no supervisor; killing the pod");
-        engine.kill_leftovers(sandbox).await?;
-    }
-    if sandbox.connection().is_none() {
-        engine
-            .end_containers(
-                sandbox,
-                if of_this_boot { "its supervisor died" } else { "the node was restarted" },
-            )
-            .await;
-    }
-    for container in engine.containers_of(&sandbox.id) {
-        settle_container(engine, &container).await;
-    }
-    Ok(())
+    let dir = engine.layout.sandbox(&record.id);
+    // A first version says Intent whatever became of the sandbox: its supervisor knows.
+    let awaited = of_this_boot && (record.phase == SandboxPhase::Ready || !whole);
+    let sandbox = Arc::new(Sandbox::new(record, dir));
+    sandbox.set_awaited(awaited);
+    engine.insert_sandbox(&sandbox);
 }
 
-/// Connects to a sandbox's supervisor. One that lives but does not answer is given several chances, for the pod's sake.
-async fn adopt(engine: &Arc<Engine>, sandbox: &Arc<Sandbox>) -> bool {
-    for _ in 0..ADOPTION_TRIES {
-        match engine.reconnect(sandbox).await {
-            Reconnected::Yes => return true,
-            Reconnected::Dead => return false,
-            Reconnected::NotNow(error) => {
-                tracing::warn!(sandbox = %sandbox.id, %error, "a supervisor does not answer");
-            }
-        }
-    }
-    false
-}
-
-/// A supervisor of a half-made sandbox is told to end, where it listens already.
-async fn reconnect_to_shut_down(engine: &Arc<Engine>, sandbox: &Arc<Sandbox>) {
-    if let Err(error) = engine.connect(sandbox).await {
-        tracing::debug!(sandbox = %sandbox.id, error = error.chain(), "its supervisor does not listen");
-    }
-}
-
-/// Removes a container that was never finished; ends one that its supervisor does not know.
-async fn settle_container(engine: &Arc<Engine>, container: &Arc<Container>) {
-    if !container.record().complete {
-        log(&container.id, engine.remove_container_now(container).await);
-        return;
-    }
-    let Some(connection) = container.sandbox.connection() else { return };
-    if matches!(container.phase(), Phase::Exited(_)) {
-        return;
-    }
-    let known = connection.list().await;
-    if known.is_ok_and(|list| list.iter().all(|state| state.container != container.id)) {
-        let end = engine.find_end(container, "its supervisor does not know it").await;
-        engine.note_end(container, end);
-    }
+/// Takes a container into memory. Whether there was a record and a sandbox for it.
+fn take_container(engine: &Arc<Engine>, found: FoundContainer) -> bool {
+    let FoundContainer { id, record, end } = found;
+    let Some((mut record, whole)) = record.record() else { return false };
+    let Ok(sandbox) = engine.sandbox(&record.sandbox) else { return false };
+    // A first version says that it is incomplete; one that has ended was not.
+    record.complete |= !whole && end.is_some();
+    let phase = match end {
+        Some(end) => Phase::Exited(end),
+        None if sandbox.is_awaited() => Phase::Unknown,
+        None => Phase::Created,
+    };
+    let dir = engine.layout.container(&id);
+    engine.insert_container(&Arc::new(Container::new(record, sandbox, dir, phase)));
+    true
 }
 
 /// Snapshots without a container and leases without a sandbox.
 async fn remove_orphans(engine: &Arc<Engine>) -> Result<()> {
     let live: Vec<String> = {
         let held = |sandbox: &Arc<Sandbox>| {
-            let record = sandbox.record();
-            record.phase == SandboxPhase::Ready && record.boot == engine.boot
+            sandbox.is_awaited()
+                || sandbox.look(|record| record.phase == SandboxPhase::Ready && record.boot == engine.boot)
         };
         engine.all_sandboxes().iter().filter(|s| held(s)).map(|s| s.id.clone()).collect()
     };
@@ -216,38 +248,8 @@ fn remove_orphaned_groups(engine: &Engine) {
 fn declare_broken(engine: &Engine, id: &str) {
     tracing::warn!(sandbox = id, "the pod's network is broken; it is not ready any more");
     if let Ok(sandbox) = engine.sandbox(id) {
-        sandbox.set_infra_alive(false);
+        sandbox.note_broken_network();
     }
-}
-
-/// A directory whose record says nothing: what can be found by its id is removed.
-async fn remove_unknown_sandbox(engine: &Arc<Engine>, id: &str) -> Result<()> {
-    let dir = engine.layout.sandbox(id);
-    let mut groups = vec![engine.supervisor_cgroup(id), engine.layout.own_pod_cgroup(id)];
-    let cgroups = Arc::clone(&engine.cgroups);
-    let id = id.to_owned();
-    blocking(move || {
-        // The supervisor goes first: it would report the others' ends to nobody.
-        cgroups.kill_and_remove(&groups[0])?;
-        groups.extend(cgroups::occupied_groups_of(&id));
-        groups.iter().try_for_each(|group| cgroups.kill_and_remove(group))?;
-        sandbox_files::unmount_shm(&dir)?;
-        sandbox_files::remove_dir(&dir)
-    })
-    .await
-}
-
-async fn remove_unknown_container(engine: &Arc<Engine>, id: &str) -> Result<()> {
-    let dir = engine.layout.container(id);
-    let images = engine.images.clone();
-    let cgroups = Arc::clone(&engine.cgroups);
-    let id = id.to_owned();
-    blocking(move || {
-        cgroups::occupied_groups_of(&id).iter().try_for_each(|group| cgroups.kill_and_remove(group))?;
-        images.remove_snapshot(&id).map_err(Error::image("removing a snapshot"))?;
-        sandbox_files::remove_dir(&dir)
-    })
-    .await
 }
 
 /// What cannot be recovered is told here and nowhere else.

@@ -79,6 +79,8 @@ impl Engine {
             owns_parent,
             created_at: host::now(),
             infra_pid: None,
+            supervisor_pid: None,
+            request: String::new(),
             ips: Vec::new(),
         };
         let sandbox = Arc::new(Sandbox::new(record, self.layout.sandbox(&id)));
@@ -107,7 +109,7 @@ impl Engine {
             let record = record.clone();
             move || {
                 sandbox_files::make_dir(&dir)?;
-                records::save(&dir, &record)
+                records::save_first(&dir, &record)
             }
         })
         .instrument(stage!("intent"))
@@ -130,6 +132,7 @@ impl Engine {
         let ((), ips) = both(started, attached)?;
         let record = sandbox.update(|record| {
             record.phase = SandboxPhase::Ready;
+            record.supervisor_pid = Some(connection.pid);
             record.ips = ips;
         });
         let dir = sandbox.dir.clone();

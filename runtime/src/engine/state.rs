@@ -5,8 +5,10 @@
 //!
 //! ```text
 //!  container:  (incomplete) ── create ──► Created ── start ──► Running ── exit ──► Exited
-//!                                            └───────── killed, cannot run ───────────┘
+//!                                         ▲  └───────── killed, cannot run ───────▲─┘
+//!                              Unknown ───┴── its supervisor answers, or is dead ─┘
 //! ```
+//! A sandbox that a new engine found is *awaited* until its supervisor has told what runs; its containers are Unknown.
 
 use std::{
     path::PathBuf,
@@ -38,6 +40,8 @@ struct SandboxState {
     record: SandboxRecord,
     connection: Option<Connection>,
     infra_alive: bool,
+    awaited: bool,
+    network_broken: bool,
 }
 
 impl Sandbox {
@@ -48,7 +52,13 @@ impl Sandbox {
             id: record.id.clone(),
             dir,
             op: tokio::sync::Mutex::default(),
-            state: Mutex::new(SandboxState { record, connection: None, infra_alive: false }),
+            state: Mutex::new(SandboxState {
+                record,
+                connection: None,
+                infra_alive: false,
+                awaited: false,
+                network_broken: false,
+            }),
         }
     }
 
@@ -58,6 +68,11 @@ impl Sandbox {
         lock(&self.state).record.clone()
     }
 
+    /// A look at its record, without a copy of it. Must not wait.
+    pub fn look<T>(&self, look: impl FnOnce(&SandboxRecord) -> T) -> T {
+        look(&lock(&self.state).record)
+    }
+
     /// Changes its record in memory and returns it, to be saved.
     pub fn update(&self, change: impl FnOnce(&mut SandboxRecord)) -> SandboxRecord {
         let mut state = lock(&self.state);
@@ -65,11 +80,27 @@ impl Sandbox {
         state.record.clone()
     }
 
-    /// Whether it was made completely and its infra container lives.
+    /// Whether it was made completely and its infra container is known to live.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let state = lock(&self.state);
-        state.record.phase == SandboxPhase::Ready && state.infra_alive
+        state.record.phase == SandboxPhase::Ready && state.infra_alive && !state.network_broken
+    }
+
+    /// Whether its supervisor lives, as far as is known, and has not told this engine yet what runs.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        lock(&self.state).awaited
+    }
+
+    /// Notes whether its supervisor is waited for; returns whether that is news.
+    pub fn set_awaited(&self, awaited: bool) -> bool {
+        std::mem::replace(&mut lock(&self.state).awaited, awaited) != awaited
+    }
+
+    /// Its interface is gone; that cannot be mended.
+    pub fn note_broken_network(&self) {
+        lock(&self.state).network_broken = true;
     }
 
     /// Notes whether the infra container lives; returns whether that is news.
@@ -92,6 +123,8 @@ impl Sandbox {
 /// Where a container is in its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
+    /// A new engine found it, and its supervisor has not told yet.
+    Unknown,
     /// Its process waits to be started.
     Created,
     /// Its program runs.
@@ -146,6 +179,11 @@ impl Container {
         lock(&self.state).record.clone()
     }
 
+    /// A look at its record, without a copy of it. Must not wait.
+    pub fn look<T>(&self, look: impl FnOnce(&ContainerRecord) -> T) -> T {
+        look(&lock(&self.state).record)
+    }
+
     /// Changes its record in memory and returns it, to be saved.
     pub fn update(&self, change: impl FnOnce(&mut ContainerRecord)) -> ContainerRecord {
         let mut state = lock(&self.state);
@@ -175,13 +213,24 @@ impl Container {
         let mut state = lock(&self.state);
         state.starting = false;
         self.phase.send_if_modified(|phase| {
-            let news = *phase == Phase::Created;
+            let news = matches!(phase, Phase::Created | Phase::Unknown);
             if news {
                 *phase = Phase::Running { started_at };
             }
             news
         });
         state.held.take()
+    }
+
+    /// Its supervisor has told that it was not started yet.
+    pub fn was_created(&self) {
+        self.phase.send_if_modified(|phase| {
+            let news = *phase == Phase::Unknown;
+            if news {
+                *phase = Phase::Created;
+            }
+            news
+        });
     }
 
     /// A start has failed. Returns the end that was reported meanwhile.
@@ -281,6 +330,20 @@ mod tests {
         assert!(container.cannot_run(end_of(&exit(128))));
         assert!(!container.ended(end_of(&exit(127))));
         assert_eq!(container.phase(), Phase::Exited(end_of(&exit(128))));
+    }
+
+    #[test]
+    fn what_a_supervisor_tells_replaces_what_is_not_known_and_nothing_else() {
+        let container = container();
+        container.was_created();
+        assert_eq!(container.phase(), Phase::Created);
+        container.phase.send_replace(Phase::Unknown);
+        container.was_created();
+        assert_eq!(container.phase(), Phase::Created);
+        container.phase.send_replace(Phase::Unknown);
+        assert_eq!(container.started(7), None);
+        container.was_created();
+        assert_eq!(container.phase(), Phase::Running { started_at: 7 });
     }
 
     #[test]

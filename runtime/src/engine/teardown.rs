@@ -85,6 +85,8 @@ impl Engine {
     /// Ends every process of a sandbox, its supervisor too, and gives back network and mounts.
     pub(crate) async fn take_down(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<()> {
         let mut failures = Failures::default();
+        // Whoever waits for its supervisor to answer need not any more.
+        let was_awaited = sandbox.set_awaited(false);
         if let Some(connection) = sandbox.connection() {
             self.kill_containers(sandbox).await;
             // From here on the connection's end is no news.
@@ -97,7 +99,7 @@ impl Engine {
             connection.close();
         }
         failures.note(self.kill_leftovers(sandbox).await);
-        if sandbox.set_infra_alive(false) && sandbox.record().phase != SandboxPhase::Intent {
+        if (sandbox.set_infra_alive(false) | was_awaited) && sandbox.record().phase != SandboxPhase::Intent {
             self.publish_sandbox(sandbox, view::STOPPED);
         }
         self.end_containers(sandbox, "it was stopped with its pod").await;

@@ -26,8 +26,14 @@ impl Engine {
     #[must_use]
     pub fn list_sandboxes(&self, filter: Option<&cri::PodSandboxFilter>) -> Vec<cri::PodSandbox> {
         let all = self.all_sandboxes();
-        let visible = all.iter().filter(|sandbox| sandbox.record().phase != SandboxPhase::Intent);
-        let mut list: Vec<_> = visible.map(|sandbox| listed_sandbox(sandbox)).collect();
+        // Looked at before it is copied: with many pods, most of what a filter is asked about does not fit.
+        let visible = |sandbox: &&Arc<Sandbox>| {
+            sandbox.look(|record| {
+                record.phase != SandboxPhase::Intent
+                    && filter.is_none_or(|filter| labels_fit(&record.config.labels, &filter.label_selector))
+            })
+        };
+        let mut list: Vec<_> = all.iter().filter(visible).map(|sandbox| listed_sandbox(sandbox)).collect();
         list.retain(|sandbox| filter.is_none_or(|filter| sandbox_fits(sandbox, filter)));
         list.sort_by_key(|sandbox| std::cmp::Reverse(sandbox.created_at));
         list
@@ -37,8 +43,14 @@ impl Engine {
     #[must_use]
     pub fn list_containers(&self, filter: Option<&cri::ContainerFilter>) -> Vec<cri::Container> {
         let all = self.all_containers();
-        let visible = all.iter().filter(|container| container.record().complete);
-        let mut list: Vec<_> = visible.map(|container| listed_container(container)).collect();
+        let visible = |container: &&Arc<Container>| {
+            container.look(|record| {
+                record.complete
+                    && filter.is_none_or(|filter| labels_fit(&record.labels, &filter.label_selector))
+            })
+        };
+        let mut list: Vec<_> =
+            all.iter().filter(visible).map(|container| listed_container(container)).collect();
         list.retain(|container| filter.is_none_or(|filter| container_fits(container, filter)));
         list.sort_by_key(|container| std::cmp::Reverse(container.created_at));
         list
@@ -48,7 +60,7 @@ impl Engine {
     #[must_use]
     pub fn statuses_of(&self, sandbox: &str) -> Vec<cri::ContainerStatus> {
         let all = self.containers_of(sandbox);
-        all.iter().filter(|c| c.record().complete).map(|c| container_status(c)).collect()
+        all.iter().filter(|c| c.look(|record| record.complete)).map(|c| container_status(c)).collect()
     }
 
     /// Tells subscribers about a sandbox.
@@ -58,7 +70,7 @@ impl Engine {
 
     /// Tells subscribers about a container.
     pub(crate) fn publish_container(&self, container: &Container, kind: cri::ContainerEventType) {
-        if container.record().complete {
+        if container.look(|record| record.complete) {
             self.publish(&container.id, kind, Some(&container.sandbox));
         }
     }
@@ -140,6 +152,11 @@ pub fn container_status(container: &Container) -> cri::ContainerStatus {
     };
     match container.phase() {
         Phase::Created => {}
+        Phase::Unknown => {
+            status.started_at = status.created_at;
+            status.reason = "SupervisorSilent".to_owned();
+            status.message = "as last known: its supervisor has not answered yet".to_owned();
+        }
         Phase::Running { started_at } => status.started_at = started_at,
         Phase::Exited(end) => {
             status.started_at = end.started_at;
@@ -156,8 +173,7 @@ pub fn container_status(container: &Container) -> cri::ContainerStatus {
 #[must_use]
 pub fn container_info(container: &Container, oci: Option<&serde_json::Value>) -> BTreeMap<String, String> {
     let record = container.record();
-    let pid =
-        matches!(container.phase(), Phase::Running { .. } | Phase::Created).then_some(record.pid).flatten();
+    let pid = (!matches!(container.phase(), Phase::Exited(_))).then_some(record.pid).flatten();
     let info = serde_json::json!({
         "sandboxID": record.sandbox,
         "pid": pid.unwrap_or_default(),
@@ -176,6 +192,7 @@ pub fn sandbox_info(sandbox: &Sandbox) -> BTreeMap<String, String> {
     let info = serde_json::json!({
         "pid": record.infra_pid.unwrap_or_default(),
         "supervisorPid": sandbox.connection().map_or(0, |connection| connection.pid),
+        "supervisorAnswers": !sandbox.is_awaited(),
         "cgroupParent": record.cgroup_parent,
         "directory": sandbox.dir,
         "boot": record.boot,
@@ -232,7 +249,7 @@ fn listed_container(container: &Container) -> cri::Container {
 }
 
 fn sandbox_state(sandbox: &Sandbox) -> cri::PodSandboxState {
-    if sandbox.is_ready() {
+    if sandbox.is_ready() || sandbox.is_awaited() {
         cri::PodSandboxState::SandboxReady
     } else {
         cri::PodSandboxState::SandboxNotready
@@ -242,7 +259,7 @@ fn sandbox_state(sandbox: &Sandbox) -> cri::PodSandboxState {
 fn container_state(phase: &Phase) -> cri::ContainerState {
     match phase {
         Phase::Created => cri::ContainerState::ContainerCreated,
-        Phase::Running { .. } => cri::ContainerState::ContainerRunning,
+        Phase::Running { .. } | Phase::Unknown => cri::ContainerState::ContainerRunning,
         Phase::Exited(_) => cri::ContainerState::ContainerExited,
     }
 }

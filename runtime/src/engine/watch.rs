@@ -22,8 +22,10 @@ use super::{
     view,
 };
 
-/// How often a connection to a supervisor that lives but does not answer is tried again.
-const RECONNECT_EVERY: Duration = Duration::from_secs(2);
+/// When a connection to a supervisor that lives but does not answer is tried again: first, and at most. One that is just
+/// being killed is found dead by the first tries.
+const RECONNECT_FIRST: Duration = Duration::from_millis(10);
+const RECONNECT_MOST: Duration = Duration::from_secs(2);
 
 /// The exit code of a container whose end nobody saw.
 pub const LOST_EXIT_CODE: i32 = 255;
@@ -103,40 +105,74 @@ impl Engine {
             let Some(container) = self.container_in_any_state(&state.container) else { continue };
             if let Some(exit) = &state.exit {
                 self.note_end(&container, end_of(exit));
-            } else if let Some(started_at) = state.started_at
-                && let Some(end) = container.started(started_at)
-            {
-                self.note_end(&container, end);
+            } else if let Some(started_at) = state.started_at {
+                if let Some(end) = container.started(started_at) {
+                    self.note_end(&container, end);
+                }
+            } else {
+                container.was_created();
             }
         }
     }
 
     /// Connects again and learns what happened meanwhile.
-    pub(crate) async fn reconnect(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Reconnected {
-        match self.connect(sandbox).await {
-            Ok((_, known)) => {
+    async fn reconnect(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<Reconnected> {
+        if sandbox.is_awaited() {
+            return self.adopt(sandbox).await;
+        }
+        Ok(match self.ask(sandbox).await {
+            Ok(known) => {
                 self.apply_list(sandbox, &known);
                 Reconnected::Yes
             }
-            Err(Error::Supervisor { source: supervisor_client::Error::Connect { .. }, .. }) => {
-                Reconnected::Dead
-            }
-            Err(error) => Reconnected::NotNow(error.chain()),
-        }
+            Err(otherwise) => otherwise,
+        })
+    }
+
+    /// Connects to a supervisor and asks what it knows.
+    ///
+    /// It is dead when nobody listens at its socket, or when whoever holds the socket open is not it (a process that it
+    /// forked and that hangs); and never while its process is there.
+    pub(crate) async fn ask(
+        self: &Arc<Self>,
+        sandbox: &Arc<Sandbox>,
+    ) -> std::result::Result<Vec<ContainerState>, Reconnected> {
+        let error = match self.connect(sandbox).await {
+            Ok((_, known)) => return Ok(known),
+            Err(error) => error,
+        };
+        let connect =
+            |source: &supervisor_client::Error| matches!(source, supervisor_client::Error::Connect { .. });
+        let nobody_listens = matches!(&error, Error::Supervisor { source, .. } if connect(source));
+        let pid = sandbox.look(|record| record.supervisor_pid);
+        let lives = match pid {
+            Some(pid) => self.cgroups.may_hold(&self.supervisor_cgroup(&sandbox.id), pid),
+            None => !nobody_listens,
+        };
+        if lives { Err(Reconnected::NotNow(error.chain())) } else { Err(Reconnected::Dead) }
     }
 
     /// A supervisor is dead: nobody watches its pod, so what is left of it is killed.
     pub(crate) async fn supervisor_died(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<()> {
         let _op = sandbox.op.lock().await;
-        if sandbox.connection().is_none_or(|connection| !connection.is_closed()) {
+        if !is_cut_off(sandbox) {
             return Ok(());
         }
         sandbox.set_connection(None);
-        tracing::warn!(sandbox = %sandbox.id, "the supervisor of a pod died; killing the pod");
+        tracing::warn!(sandbox = %sandbox.id, "the supervisor of a pod is dead; killing the pod");
         let killed = self.kill_leftovers(sandbox).await;
-        self.on_infra_ended(&sandbox.id);
         self.end_containers(sandbox, "its supervisor died").await;
-        killed
+        let was_awaited = sandbox.set_awaited(false);
+        if was_awaited && sandbox.look(|record| record.phase == SandboxPhase::Intent) {
+            // Its record is lost, and nobody is left to tell how far it had come.
+            return self.remove_unfinished(sandbox).await;
+        }
+        let news = sandbox.set_infra_alive(false) | was_awaited;
+        if news && sandbox.look(|record| record.phase == SandboxPhase::Ready) {
+            self.publish_sandbox(sandbox, view::STOPPED);
+        }
+        let removed = self.remove_incomplete(sandbox).await;
+        killed.and(removed)
     }
 
     /// Gives every container of a sandbox that is not known to have ended its end: its exit record's, or an invented one.
@@ -159,7 +195,7 @@ impl Engine {
         }
         let started_at = match container.phase() {
             Phase::Running { started_at } => started_at,
-            Phase::Created => 0,
+            Phase::Created | Phase::Unknown => 0,
             Phase::Exited(end) => return end,
         };
         let end = End {
@@ -183,27 +219,38 @@ pub(crate) fn spawn_look_into(engine: Weak<Engine>, sandbox: Arc<Sandbox>) {
     tokio::spawn(look_into(engine, sandbox));
 }
 
-/// The connection has ended. If the engine did not end it, either the supervisor is dead or it had enough of us.
+/// Whether there ought to be a connection and is none.
+fn is_cut_off(sandbox: &Sandbox) -> bool {
+    sandbox.is_awaited() || sandbox.connection().is_some_and(|connection| connection.is_closed())
+}
+
+/// The connection has ended, or there never was one. If the engine did not end it, either the supervisor is dead, or it
+/// had enough of us, or it does not answer yet.
 async fn look_into(engine: Weak<Engine>, sandbox: Arc<Sandbox>) {
+    let mut wait = RECONNECT_FIRST;
     loop {
         let Some(engine) = engine.upgrade() else { return };
-        if sandbox.connection().is_none_or(|connection| !connection.is_closed()) {
+        if !is_cut_off(&sandbox) {
             return;
         }
         match engine.reconnect(&sandbox).await {
-            Reconnected::Yes => return,
-            Reconnected::Dead => {
+            Ok(Reconnected::Yes) => return,
+            Ok(Reconnected::Dead) => {
                 if let Err(error) = engine.supervisor_died(&sandbox).await {
                     tracing::error!(sandbox = %sandbox.id, error = error.chain(), "cleaning up after a dead supervisor");
                 }
                 return;
             }
-            Reconnected::NotNow(error) => {
-                tracing::warn!(sandbox = %sandbox.id, %error, "a supervisor does not answer");
+            Ok(Reconnected::NotNow(error)) => {
+                tracing::debug!(sandbox = %sandbox.id, %error, "a supervisor does not answer");
+            }
+            Err(error) => {
+                tracing::error!(sandbox = %sandbox.id, error = error.chain(), "recovery is incomplete");
             }
         }
         drop(engine);
-        tokio::time::sleep(RECONNECT_EVERY).await;
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(RECONNECT_MOST);
     }
 }
 
@@ -211,7 +258,7 @@ async fn look_into(engine: Weak<Engine>, sandbox: Arc<Sandbox>) {
 pub(crate) enum Reconnected {
     /// It answers.
     Yes,
-    /// Nobody listens at its socket.
+    /// It is no more.
     Dead,
     /// It is there and does not answer, for this reason.
     NotNow(String),
