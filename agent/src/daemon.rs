@@ -40,6 +40,19 @@ pub(crate) fn init_log(level: &str) -> Result<(), DaemonError> {
     Ok(())
 }
 
+/// Lets the daemon, and the supervisors it starts, open as many files as it may, and returns the limits as they were: those
+/// are the containers'. Programs that cannot deal with many (select(2), loops over all descriptors) rely on a low soft
+/// limit, and others raise their own, as on a host without containers.
+pub(crate) fn raise_open_files() -> (u64, u64) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let before = (current.unwrap_or(u64::MAX), maximum.unwrap_or(u64::MAX));
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        warn!(%error, "the limit on open files stays at {}", before.0);
+    }
+    before
+}
+
 /// Removes the socket, so that clients are told at once that nobody serves.
 pub(crate) fn unlink(path: &Path) {
     if let Err(e) = std::fs::remove_file(path)

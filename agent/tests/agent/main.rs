@@ -37,6 +37,32 @@ fn a_pod_whose_manifest_vanished_while_the_agent_was_away_is_ended_and_others_ar
 }
 
 #[test]
+fn a_daemon_without_descriptors_disturbs_no_pod_neither_running_nor_starting() {
+    let mut node = Node::start("");
+    node.manifest("a.yaml", &pod("a", "", "ulimit -n; exec sleep infinity"));
+    node.wait_ready("a");
+    let before = node.container("a");
+    // The daemon raised its own limit; the container has the one that the daemon was started with.
+    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap();
+    let told = node.pintle(&["exec", before.trim_start_matches("pintle://"), "sh", "-c", "ulimit -n"]);
+    assert_eq!(told.trim(), own.to_string());
+    node.limit_files(node.open_files());
+    node.manifest("b.yaml", &pod("b", "", "exec sleep infinity"));
+    std::thread::sleep(Duration::from_secs_f64(scale()));
+    node.limit_files(100_000);
+    node.wait_ready("b");
+    assert_eq!(node.container("a"), before);
+    node.stop();
+    for files in [12, 16, 20, 24, 32, 48] {
+        node.spawn_starved(files);
+    }
+    node.spawn();
+    node.wait_ready("a");
+    assert_eq!(node.container("a"), before);
+    node.finish();
+}
+
+#[test]
 fn a_manifest_that_broke_while_the_agent_was_away_keeps_its_pod_and_is_explained() {
     let mut node = Node::start("");
     node.manifest("a.yaml", &pod("a", "", "exec sleep infinity"));

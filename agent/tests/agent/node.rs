@@ -60,15 +60,47 @@ impl Node {
         self.wait("the daemon to serve", |node| node.try_pintle(&["version"]).status.success().then_some(()));
     }
 
+    /// Starts the daemon with so few descriptors, looks whether it serves or ends, and kills it.
+    pub(crate) fn spawn_starved(&self, files: u32) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
+        let mut command = self.command("prlimit");
+        command.arg(format!("--nofile={files}:{files}")).arg(PINTLE);
+        self.add_arguments(&mut command);
+        let mut daemon = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        self.wait("the starved daemon to serve or to end", |node| {
+            let ended = daemon.try_wait().unwrap().is_some();
+            (ended || node.try_pintle(&["version"]).status.success()).then_some(())
+        });
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+
+    /// Changes how many files the daemon may open.
+    pub(crate) fn limit_files(&self, files: u64) {
+        let daemon = rustix::process::Pid::from_child(self.daemon.as_ref().unwrap());
+        let limit = rustix::process::Rlimit { current: Some(files), maximum: Some(100_000) };
+        rustix::process::prlimit(Some(daemon), rustix::process::Resource::Nofile, limit).unwrap();
+    }
+
+    /// How many files the daemon has open.
+    pub(crate) fn open_files(&self) -> u64 {
+        let fds = format!("/proc/{}/fd", self.daemon.as_ref().unwrap().id());
+        fs::read_dir(fds).unwrap().count() as u64
+    }
+
     fn daemon_command(&self) -> Command {
         let mut command = self.command(PINTLE);
+        self.add_arguments(&mut command);
+        command
+    }
+
+    fn add_arguments(&self, command: &mut Command) {
         command.arg(self.verb).arg("--config").arg(self.path("config.yaml"));
         command.arg("--root").arg(self.path("root")).arg("--state").arg(self.path("state"));
         if self.verb == "agent" {
             command.arg("--manifests").arg(self.path("manifests")).args(["--node-name", "n1"]);
         }
         command.env("PINTLE_SHIM", shim());
-        command
     }
 
     /// Runs another agent with the same directories, which must end by itself.

@@ -80,6 +80,14 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_ms: Option<u64>,
     },
+    /// Kill an exec's whole process tree, as its time-out would. Answered by [`Answer::Done`], also when it is over.
+    #[serde(rename_all = "camelCase")]
+    KillExec {
+        /// The container.
+        container: String,
+        /// The exec.
+        exec: String,
+    },
     /// Close and open a container's log file again, after a rotation renamed it. Answered by [`Answer::Done`].
     #[serde(rename_all = "camelCase")]
     ReopenLog {

@@ -106,6 +106,16 @@ impl Supervisor {
         }
     }
 
+    /// Its time is over now; the loop does the rest.
+    pub(crate) fn on_kill_exec(&mut self, waiter: Waiter, container: &str, id: &str) {
+        let key = self.containers.iter().find(|found| found.id == container).map(|found| found.key);
+        let exec = self.execs.iter_mut().find(|exec| Some(exec.container) == key && exec.id == id);
+        if let Some(exec) = exec {
+            exec.deadline = Some(Instant::now());
+        }
+        self.reply(waiter, Ok(Answer::Done));
+    }
+
     fn fork_exec(&mut self, container: u32, wanted: &Wanted, stdio: &[OwnedFd; 3]) -> std::io::Result<Exec> {
         let key = self.new_key();
         let gone = || std::io::Error::other("the container is gone");

@@ -34,6 +34,7 @@ impl Supervisor {
                 let wanted = crate::execs::Wanted { container, exec, process, timeout_ms };
                 self.on_exec(waiter, &wanted, descriptors);
             }
+            Request::KillExec { container, exec } => self.on_kill_exec(waiter, &container, &exec),
             Request::Attach { container } => self.on_attach(waiter, &container, descriptors),
             Request::CloseStdin { container } => self.on_close_stdin(waiter, &container),
             Request::ReopenLog { container } => self.on_reopen(waiter, &container),

@@ -28,7 +28,8 @@ use crate::sys::{self, Fork};
 const USAGE: &str =
     "pintle-shim --sandbox ID --dir DIRECTORY --cgroup PATH [--connection stdin] [--helper-timeout-ms N]";
 const OOM_SCORE_ADJ: i32 = -999;
-const HELPER_TIMEOUT: Duration = Duration::from_secs(10);
+/// For an engine that ends while a container is made or entered: one that is there decides earlier itself.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(110);
 
 /// Why there is no supervisor.
 #[derive(Debug, thiserror::Error)]

@@ -28,7 +28,7 @@ use super::{
     view,
 };
 use crate::{
-    spec::{namespaces::PidNamespace, process::ImageProcess, signal, validate},
+    spec::{bounds, namespaces::PidNamespace, process::ImageProcess, signal, validate},
     waterfall::stage,
 };
 
@@ -73,6 +73,7 @@ impl Engine {
         if let Some(id) = self.same_container(sandbox, &config).await? {
             return Ok(id);
         }
+        self.check_room(sandbox)?;
         let image = self.image_of(&config).instrument(stage!("image")).await?;
         let pid = self.pid_namespace(sandbox, &config)?;
         let record = self.new_record(sandbox, &config, &image)?;
@@ -93,6 +94,19 @@ impl Engine {
                 failures.into_result().map(|()| container.id.clone())
             }
         }
+    }
+
+    fn check_room(&self, sandbox: &Sandbox) -> Result<()> {
+        let full = if self.container_count() >= bounds::MAX_CONTAINERS {
+            format!("there are {} containers", bounds::MAX_CONTAINERS)
+        } else if self.containers_of(&sandbox.id).len() >= bounds::MAX_CONTAINERS_PER_SANDBOX {
+            format!("the sandbox has {} containers", bounds::MAX_CONTAINERS_PER_SANDBOX)
+        } else {
+            return Ok(());
+        };
+        Err(Error::ResourceExhausted(format!(
+            "{full}, and there may not be more: remove those that have ended"
+        )))
     }
 
     /// The container that an earlier, equal request made, if it was never started.

@@ -14,7 +14,7 @@ use super::{
     Engine, blocking, cgroups,
     error::{Error, Result},
     layout::Layout,
-    records::{self, NamespaceMode, SandboxPhase, UserRecord},
+    records::{self, ContainerRecord, NamespaceMode, Record, SandboxPhase, UserRecord},
     sandbox_files::{self, OCI_CONFIG},
     state::{Container, Sandbox},
 };
@@ -91,13 +91,11 @@ pub(crate) async fn complete_containers(
     known: &[ContainerState],
 ) -> Result<()> {
     for container in engine.containers_of(&sandbox.id) {
+        // A damaged record is not where it was any more.
+        let damaged = !container.dir.join(<ContainerRecord as Record>::FILE).exists();
         let state = known.iter().find(|state| state.container == container.id);
-        let lost = !container.look(|record| record.complete) && container.dir.join(OCI_CONFIG).exists();
-        // One that a crash left half made is incomplete as well, but then its record is whole.
-        let damaged =
-            lost && !container.dir.join(<records::ContainerRecord as records::Record>::FILE).exists();
-        if let (Some(state), true) = (state, damaged) {
-            complete_container(&container, state.pid).await?;
+        if damaged && (state.is_some() || container.look(|record| record.complete)) {
+            complete_container(&container, state.and_then(|state| state.pid)).await?;
         }
     }
     Ok(())

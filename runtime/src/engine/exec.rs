@@ -2,14 +2,21 @@
 //!
 //! In: a container, a command, a time limit. Out: exit code and output of bounded size. The pipes go to the supervisor
 //! with the request, so that the output never passes through it. The supervisor kills the whole tree of the command at
-//! the time limit.
+//! the time limit, and when the caller goes away.
+//!
+//! Other runtimes keep the first 16 MiB of each stream and say nothing about the rest, and a kubelet refuses an answer of
+//! more than 16 MiB altogether. Here both streams together fit such an answer, and what was cut ends with a line that
+//! says so.
 
 use std::{
     fs,
     io::{self, PipeReader, PipeWriter},
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -25,32 +32,37 @@ use super::{
     records,
     sandbox_files::OCI_CONFIG,
     state::Container,
-    supervisor_client::unexpected,
+    supervisor_client::{Connection, unexpected},
 };
+use crate::spec::bounds;
 
-/// The most bytes kept of either stream; what goes beyond is read and thrown away.
-pub const MAX_OUTPUT: usize = 16 * 1024 * 1024;
+/// The most bytes kept of both streams together: an answer that a kubelet takes (16 MiB), less what is around them.
+pub const MAX_OUTPUT: usize = 16 * 1024 * 1024 - 4096;
+/// The most commands that run at once, in all containers: what they write is held in memory.
+pub const MAX_EXECS: usize = 256;
+/// The longest time limit; also what an enormous one means.
+const MAX_LIMIT: Duration = Duration::from_secs(366 * 24 * 3600);
+/// How long a supervisor may take to be told that a command is not wanted any more.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// How much longer than the command's own limit the engine waits for its end.
 const MARGIN: Duration = Duration::from_secs(30);
-/// The wait for a command without a limit.
-const NO_LIMIT: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// What a command left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecOutput {
     /// Its exit code.
     pub exit_code: i32,
-    /// What it wrote to standard output, up to [`MAX_OUTPUT`].
+    /// What it wrote to standard output; with the other up to [`MAX_OUTPUT`], and a line about what was cut.
     pub stdout: Vec<u8>,
-    /// What it wrote to standard error, up to [`MAX_OUTPUT`].
+    /// What it wrote to standard error.
     pub stderr: Vec<u8>,
 }
 
 impl Engine {
-    /// Runs a command in a container and waits for it.
+    /// Runs a command in a container and waits for it. Not to wait any longer ends it.
     ///
     /// # Errors
-    /// [`Error::DeadlineExceeded`] when the time limit ended it.
+    /// [`Error::DeadlineExceeded`] when the time limit ended it; [`Error::ResourceExhausted`] when too many run.
     pub async fn exec_sync(
         self: &Arc<Self>,
         id: &str,
@@ -61,12 +73,30 @@ impl Engine {
         if command.first().is_none_or(String::is_empty) {
             return Err(Error::InvalidArgument("there is no command to run".to_owned()));
         }
+        bounds::command("cmd", &command)?;
         check_runs(&container)?;
-        detached(run(container, command, limit)).await
+        let place = Arc::clone(&self.execs).try_acquire_owned().map_err(|_| {
+            Error::ResourceExhausted(format!("{MAX_EXECS} commands run, and there may not be more at once"))
+        })?;
+        let limit = limit.map(|limit| limit.min(MAX_LIMIT));
+        // Dropped with this future: that is how the task, which goes on, learns that nobody waits.
+        let (here, left) = oneshot::channel();
+        let outcome = detached(async move {
+            let _place = place;
+            run(container, command, limit, left).await
+        })
+        .await;
+        drop(here);
+        outcome
     }
 }
 
-async fn run(container: Arc<Container>, command: Vec<String>, limit: Option<Duration>) -> Result<ExecOutput> {
+async fn run(
+    container: Arc<Container>,
+    command: Vec<String>,
+    limit: Option<Duration>,
+    left: oneshot::Receiver<()>,
+) -> Result<ExecOutput> {
     let connection = connection_of(&container)?;
     // Random, because the supervisor joins equal ids: a command of an engine before this one may still run, and an engine
     // in a pid namespace of its own has the same pid after every start.
@@ -75,17 +105,29 @@ async fn run(container: Arc<Container>, command: Vec<String>, limit: Option<Dura
     let name = exec.clone();
     let process = blocking(move || ProcessFile::write(&dir, &name, command)).await?;
     let stdin = at_its_end()?;
-    let (stdout, stdout_writer) = collect()?;
-    let (stderr, stderr_writer) = collect()?;
+    let room = Arc::new(AtomicUsize::new(MAX_OUTPUT));
+    let (stdout, stdout_writer) = collect(Arc::clone(&room))?;
+    let (stderr, stderr_writer) = collect(room)?;
     let request = Request::Exec {
         container: container.id.clone(),
-        exec,
+        exec: exec.clone(),
         process: process.path.to_string_lossy().into_owned(),
         timeout_ms: limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
     };
-    let wait = limit.map_or(NO_LIMIT, |limit| limit + MARGIN);
+    let wait = limit.map_or(MAX_LIMIT, |limit| limit + MARGIN);
     let fds = [stdin.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()];
-    let answer = connection.request_with_fds(request, &fds, wait).await;
+    let answer = {
+        let answer = connection.request_with_fds(request, &fds, wait);
+        tokio::pin!(answer);
+        tokio::select! {
+            // Not cancelled: when the caller goes away first, it is waited for below.
+            answer = &mut answer => answer,
+            _ = left => {
+                end(&connection, &container, exec).await;
+                answer.await
+            }
+        }
+    };
     drop((stdin, stdout_writer, stderr_writer));
     let (stdout, stderr) = (stdout.finish().await, stderr.finish().await);
     let answer = answer.map_err(Error::supervisor("running a command in the container"))?;
@@ -97,6 +139,15 @@ async fn run(container: Arc<Container>, command: Vec<String>, limit: Option<Dura
         return Err(Error::DeadlineExceeded(text));
     }
     Ok(ExecOutput { exit_code, stdout, stderr })
+}
+
+/// Nobody waits for a command any more.
+async fn end(connection: &Connection, container: &Container, exec: String) {
+    tracing::debug!(container = %container.id, "a command whose caller went away is ended");
+    let request = Request::KillExec { container: container.id.clone(), exec };
+    if let Err(error) = connection.request(request, KILL_LIMIT).await {
+        tracing::warn!(container = %container.id, %error, "a command whose caller went away cannot be ended");
+    }
 }
 
 /// The file with the process to run; removed when the exec is over.
@@ -137,11 +188,11 @@ fn at_its_end() -> Result<PipeReader> {
 }
 
 /// A pipe whose reading end is emptied by a task.
-fn collect() -> Result<(Collector, PipeWriter)> {
+fn collect(room: Arc<AtomicUsize>) -> Result<(Collector, PipeWriter)> {
     let (reader, writer) = io::pipe().map_err(Error::io("making", "a pipe"))?;
     let reader = non_blocking(reader).map_err(Error::io("making", "a pipe"))?;
     let (stop, stopped) = oneshot::channel();
-    let task = tokio::spawn(drain(reader, stopped));
+    let task = tokio::spawn(drain(reader, Kept::new(room), stopped));
     Ok((Collector { task, stop }, writer))
 }
 
@@ -164,15 +215,14 @@ impl Collector {
     }
 }
 
-async fn drain(mut reader: pipe::Receiver, mut stopped: oneshot::Receiver<()>) -> Vec<u8> {
-    let mut output = Vec::new();
+async fn drain(mut reader: pipe::Receiver, mut kept: Kept, mut stopped: oneshot::Receiver<()>) -> Vec<u8> {
     let mut chunk = vec![0u8; 64 * 1024];
     loop {
         // Cancel-safe: a read that is given up has taken nothing out of the pipe.
         tokio::select! {
             read = reader.read(&mut chunk) => match read {
-                Ok(length) if length > 0 => keep(&mut output, &chunk[..length]),
-                Ok(_) | Err(_) => return output,
+                Ok(length) if length > 0 => kept.take(&chunk[..length]),
+                Ok(_) | Err(_) => return kept.finish(),
             },
             _ = &mut stopped => break,
         }
@@ -182,12 +232,55 @@ async fn drain(mut reader: pipe::Receiver, mut stopped: oneshot::Receiver<()>) -
         if length == 0 {
             break;
         }
-        keep(&mut output, &chunk[..length]);
+        kept.take(&chunk[..length]);
     }
-    output
+    kept.finish()
 }
 
-fn keep(output: &mut Vec<u8>, chunk: &[u8]) {
-    let room = MAX_OUTPUT.saturating_sub(output.len());
-    output.extend_from_slice(&chunk[..chunk.len().min(room)]);
+/// What is kept of a stream.
+#[derive(Debug)]
+struct Kept {
+    /// For this stream and its sibling.
+    room: Arc<AtomicUsize>,
+    output: Vec<u8>,
+    thrown_away: u64,
+}
+
+impl Kept {
+    fn new(room: Arc<AtomicUsize>) -> Self {
+        Self { room, output: Vec::new(), thrown_away: 0 }
+    }
+
+    fn take(&mut self, chunk: &[u8]) {
+        let give = |room: usize| Some(room.saturating_sub(chunk.len()));
+        let room = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, give).unwrap_or(0);
+        // Once something is missing, nothing may follow it.
+        let kept = if self.thrown_away > 0 { 0 } else { chunk.len().min(room) };
+        self.output.extend_from_slice(&chunk[..kept]);
+        self.thrown_away += (chunk.len() - kept) as u64;
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        if self.thrown_away > 0 {
+            let note = format!("\n[pintle: the output was cut here; {} more bytes]\n", self.thrown_away);
+            self.output.extend_from_slice(note.as_bytes());
+        }
+        self.output
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_streams_share_the_room_and_what_is_cut_says_so() {
+        let room = Arc::new(AtomicUsize::new(10));
+        let (mut out, mut err) = (Kept::new(Arc::clone(&room)), Kept::new(room));
+        out.take(b"123456");
+        err.take(b"abcdef");
+        out.take(b"7");
+        assert_eq!(out.finish(), b"123456\n[pintle: the output was cut here; 1 more bytes]\n");
+        assert_eq!(err.finish(), b"abcd\n[pintle: the output was cut here; 2 more bytes]\n");
+    }
 }

@@ -24,6 +24,7 @@ pub fn facts(cgroups: &Cgroups) -> Result<HostFacts> {
         swap_limits: swap_limits(cgroups),
         capabilities: own_capabilities()?,
         oom_floor: oom_floor()?,
+        open_files: None,
     })
 }
 

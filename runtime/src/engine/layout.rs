@@ -28,6 +28,8 @@ pub struct EngineConfig {
     pub shim: PathBuf,
     /// The cgroup under which everything is made; absent: `/`, or `/pintle-<tag>` beside a default instance.
     pub cgroup_root: Option<String>,
+    /// The soft and the hard limit on open files that containers get; absent: the engine's own.
+    pub open_files: Option<(u64, u64)>,
 }
 
 impl EngineConfig {
@@ -41,6 +43,7 @@ impl EngineConfig {
             registry_config: None,
             shim: default_shim(),
             cgroup_root: None,
+            open_files: None,
         }
     }
 }

@@ -251,7 +251,9 @@ fn add_device(device: &Device, into: &mut Vec<HostDevice>) -> Result<()> {
         let text = format!("device {:?}: permissions {:?} or path", device.host_path, device.permissions);
         return Err(Error::InvalidArgument(format!("{text} cannot be used")));
     }
-    let real = path.canonicalize().map_err(Error::io("looking for the device", path))?;
+    let real = path
+        .canonicalize()
+        .map_err(|e| Error::InvalidArgument(format!("devices.host_path: {}: {e}", path.display())))?;
     if real.is_dir() {
         return add_devices_below(&real, &device.container_path, &device.permissions, into);
     }

@@ -8,6 +8,7 @@
 //! State on disk is in `<state>/{sandboxes,containers}/<id>/`; opening the engine is recovering from it
 //! ([`recovery`]), whether the last engine ended well or not.
 
+mod accept;
 mod adoption;
 pub mod cgroups;
 pub mod container;
@@ -17,6 +18,7 @@ pub mod events;
 pub mod exec;
 pub mod holds;
 pub mod host;
+mod identity;
 pub mod ids;
 pub mod images;
 pub mod launch;
@@ -50,7 +52,7 @@ use std::{
 use pintle_cni::Network;
 use pintle_image::ImageStore;
 use rustix::fs::FlockOperation;
-use tokio::sync::{Notify, watch as watch_flag};
+use tokio::sync::{Notify, Semaphore, watch as watch_flag};
 
 use self::{
     cgroups::Cgroups,
@@ -77,6 +79,9 @@ pub struct Engine {
     pub(crate) work: Arc<Notify>,
     /// Counts what was pulled and imported, for those who wait for an image.
     pub(crate) images_arrived: watch_flag::Sender<u64>,
+    /// Places for commands in containers.
+    pub(crate) execs: Arc<Semaphore>,
+    pub(crate) identities: identity::Identities,
     sandboxes: RwLock<HashMap<String, Arc<Sandbox>>>,
     containers: RwLock<HashMap<String, Arc<Container>>>,
     /// Itself, for the operations that outlive their callers.
@@ -109,7 +114,7 @@ impl Engine {
         let images = ImageStore::open(&layout.root).map_err(Error::image("opening the image store"))?;
         let network = open_network(&config, &layout)?;
         let cgroups = Cgroups::discover()?;
-        let host = host::facts(&cgroups)?;
+        let host = HostFacts { open_files: config.open_files, ..host::facts(&cgroups)? };
         sandbox_files::write_pause(&layout.pause_rootfs())?;
         cgroups.ensure(&layout.supervisors_cgroup())?;
         let shim = program::Program::seal(&config.shim);
@@ -124,6 +129,8 @@ impl Engine {
             events: EventHub::new(events::CAPACITY),
             work: Arc::default(),
             images_arrived: watch_flag::Sender::new(0),
+            execs: Arc::new(Semaphore::new(exec::MAX_EXECS)),
+            identities: identity::Identities::default(),
             sandboxes: RwLock::default(),
             containers: RwLock::default(),
             layout,
@@ -177,6 +184,14 @@ impl Engine {
 
     pub(crate) fn all_sandboxes(&self) -> Vec<Arc<Sandbox>> {
         self.sandboxes.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub(crate) fn sandbox_count(&self) -> usize {
+        self.sandboxes.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    pub(crate) fn container_count(&self) -> usize {
+        self.containers.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     pub(crate) fn all_containers(&self) -> Vec<Arc<Container>> {

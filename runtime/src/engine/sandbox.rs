@@ -13,12 +13,15 @@ use std::{
 use pintle_cni::{Attach, Netns};
 use pintle_cri_api::v1::{LinuxContainerResources, PodSandboxConfig, RunPodSandboxRequest};
 use pintle_shim_protocol::{Answer, ContainerState, CreateContainer, Request};
+use prost::Message as _;
 use tracing::{Instrument as _, info_span};
 
 use super::{
     Engine, blocking, detached,
     error::{Error, Failures, Result},
-    host, ids,
+    host,
+    identity::Identity,
+    ids,
     launch::{self, SOCKET},
     layout,
     records::{self, NamespaceMode, SandboxConfig, SandboxPhase, SandboxRecord},
@@ -33,15 +36,17 @@ use crate::{
     waterfall::stage,
 };
 
-/// How long making a container may take.
-pub const CREATE_LIMIT: Duration = Duration::from_secs(30);
+/// How long making a container may take: less than a kubelet waits for an answer (two minutes), and less than the
+/// supervisor waits for its helper, so that this is the limit that decides.
+pub const CREATE_LIMIT: Duration = Duration::from_secs(100);
 /// How long any other request to a supervisor may take.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(120);
 /// The infra container's oom_score_adj, as the kubelet sets it.
 const INFRA_OOM_SCORE: i32 = -998;
 
 impl Engine {
-    /// Makes a sandbox and returns its id.
+    /// Makes a sandbox and returns its id. The same request again, while the sandbox made for it is ready, returns the same
+    /// id.
     ///
     /// # Errors
     /// When any step fails; nothing is left of it then.
@@ -52,18 +57,27 @@ impl Engine {
             let text = format!("there is no runtime handler {:?}", request.runtime_handler);
             return Err(Error::InvalidArgument(text));
         }
+        let sum = records::sum(&config.encode_to_vec());
         let kept = kept_config(&config, request.runtime_handler)?;
         let resolv_conf = dns::resolv_conf(config.dns_config.as_ref(), &sandbox_files::node_resolv_conf())?;
         let asked_parent = config.linux.map(|linux| linux.cgroup_parent).unwrap_or_default();
         let engine = Arc::clone(self);
         let span = info_span!("run_pod_sandbox", namespace = %kept.namespace, name = %kept.name);
-        detached(async move { engine.make_sandbox(kept, resolv_conf, asked_parent).await }.instrument(span))
-            .await
+        let made = async move {
+            let identity = Identity::of(&kept);
+            let _claim = engine.identities.claim(identity.clone()).await;
+            if let Some(id) = engine.same_sandbox(&identity, &sum).await? {
+                return Ok(id);
+            }
+            engine.make_sandbox(kept, sum, resolv_conf, asked_parent).await
+        };
+        detached(made.instrument(span)).await
     }
 
     async fn make_sandbox(
         self: Arc<Self>,
         config: SandboxConfig,
+        request: String,
         resolv_conf: String,
         asked_parent: String,
     ) -> Result<String> {
@@ -80,7 +94,7 @@ impl Engine {
             created_at: host::now(),
             infra_pid: None,
             supervisor_pid: None,
-            request: String::new(),
+            request,
             ips: Vec::new(),
         };
         let sandbox = Arc::new(Sandbox::new(record, self.layout.sandbox(&id)));

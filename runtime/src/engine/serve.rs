@@ -14,17 +14,23 @@ use std::{
 };
 
 use tokio::{net::UnixListener, sync::watch};
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{service::Routes, transport::Server};
 
 use super::{
-    Engine,
+    Engine, accept,
     error::{Error, Result},
     memory,
 };
 
 /// How long calls under way may take when serving ends.
 const FINISH_LIMIT: Duration = Duration::from_secs(5);
+
+/// The most calls at once on one connection; more wait at the caller's end. A kubelet has one for each pod it works on.
+const MAX_STREAMS: u32 = 1024;
+/// The most bytes of a call's headers.
+const MAX_HEADERS: u32 = 64 * 1024;
+/// How often a caller that says nothing is asked whether it is there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Makes the socket that the engine listens on, for root only. A socket that nobody listens on any more is replaced.
 ///
@@ -85,8 +91,11 @@ impl Engine {
         self.serving_ends.send_replace(false);
         let stopped = self.serving_ends.subscribe();
         let server = Server::builder()
+            .max_concurrent_streams(MAX_STREAMS)
+            .http2_max_header_list_size(MAX_HEADERS)
+            .http2_keepalive_interval(Some(KEEPALIVE))
             .add_routes(routes)
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listen), wait_until(stopped));
+            .serve_with_incoming_shutdown(accept::connections(listen), wait_until(stopped));
         tokio::pin!(server);
         tokio::select! {
             // The server is finished below, the others are dropped.

@@ -121,6 +121,9 @@ fn process_of(input: &Input<'_>, security: &LinuxContainerSecurityContext) -> Re
         "cwd": process::cwd(input.config, input.image)?,
         "capabilities": capabilities::sets(wanted, security.privileged, &input.host.capabilities)?,
     });
+    if let Some((soft, hard)) = input.host.open_files {
+        value["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": soft, "hard": hard}]);
+    }
     if security.no_new_privs {
         value["noNewPrivileges"] = json!(true);
     }

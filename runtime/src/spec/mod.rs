@@ -4,6 +4,7 @@
 //! field cannot be had. Pure: no file is read, no clock, nothing is logged; what has to be looked up on the node
 //! (users, mount points, devices) comes in as values. Nothing that was asked for is silently left out.
 
+pub mod bounds;
 pub mod capabilities;
 pub mod container;
 pub mod devices;
@@ -61,4 +62,6 @@ pub struct HostFacts {
     pub capabilities: Vec<String>,
     /// The lowest `oom_score_adj` the engine may set.
     pub oom_floor: i32,
+    /// The soft and the hard limit on open files that containers get; absent: the supervisor's.
+    pub open_files: Option<(u64, u64)>,
 }

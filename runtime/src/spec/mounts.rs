@@ -122,6 +122,12 @@ pub fn check(mount: &Mount) -> Result<MountPropagation, Error> {
     if mount.image.as_ref().is_some_and(|image| !image.image.is_empty()) {
         return Err(Error::unsupported("mounts.image", "image volumes are not supported yet"));
     }
+    if !mount.image_sub_path.is_empty() {
+        return Err(Error::unsupported("mounts.image_sub_path", "image volumes are not supported yet"));
+    }
+    if !mount.mount_options.is_empty() {
+        return Err(Error::unsupported("mounts.mount_options", "mount options are not supported yet"));
+    }
     if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
         return Err(Error::unsupported("mounts.uidMappings", "mapped mounts are not supported yet"));
     }
@@ -267,6 +273,8 @@ mod tests {
         assert!(check(&Mount { container_path: "b".to_owned(), ..good.clone() }).is_err());
         assert!(check(&Mount { recursive_read_only: true, ..good.clone() }).is_err());
         let image = Some(pintle_cri_api::v1::ImageSpec { image: "x".to_owned(), ..Default::default() });
-        assert!(matches!(check(&Mount { image, ..good }), Err(Error::Unsupported { .. })));
+        assert!(matches!(check(&Mount { image, ..good.clone() }), Err(Error::Unsupported { .. })));
+        let options = vec!["noexec".to_owned()];
+        assert!(matches!(check(&Mount { mount_options: options, ..good }), Err(Error::Unsupported { .. })));
     }
 }

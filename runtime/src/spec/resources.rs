@@ -93,15 +93,89 @@ pub fn cpu_weight(shares: i64) -> i64 {
     (10f64.powf(exponent).ceil() as i64).clamp(1, 10_000)
 }
 
+/// The bounds are the kernel's: what it would refuse, or silently make something else of, is refused here in words.
 fn check(wanted: &LinuxContainerResources) -> Result<(), Error> {
-    for (field, value) in
-        [("resources.cpu_period", wanted.cpu_period), ("resources.cpu_shares", wanted.cpu_shares)]
-    {
-        if value < 0 {
-            return Err(Error::invalid(field, format!("{value} is negative")));
+    let ranges = [
+        ("resources.cpu_period", wanted.cpu_period, CPU_PERIOD),
+        ("resources.cpu_quota", wanted.cpu_quota, CPU_QUOTA),
+        ("resources.cpu_shares", wanted.cpu_shares, CPU_SHARES),
+        ("resources.memory_limit_in_bytes", wanted.memory_limit_in_bytes, MEMORY),
+        ("resources.memory_swap_limit_in_bytes", wanted.memory_swap_limit_in_bytes, MEMORY),
+        ("resources.oom_score_adj", wanted.oom_score_adj, OOM_SCORE_ADJ),
+    ];
+    for (field, value, (least, most)) in ranges {
+        let unlimited = value == -1 && (field.contains("memory") || field.ends_with("quota"));
+        if value != 0 && !unlimited && !(least..=most).contains(&value) {
+            return Err(Error::invalid(field, format!("{value} is not between {least} and {most}")));
         }
     }
-    Ok(())
+    let (limit, swap) = (wanted.memory_limit_in_bytes, wanted.memory_swap_limit_in_bytes);
+    if limit > 0 && swap > 0 && swap < limit {
+        let reason = format!("{swap} is less than the memory limit of {limit}, which it includes");
+        return Err(Error::invalid("resources.memory_swap_limit_in_bytes", reason));
+    }
+    cpuset("resources.cpuset_cpus", &wanted.cpuset_cpus)?;
+    cpuset("resources.cpuset_mems", &wanted.cpuset_mems)?;
+    for limit in &wanted.hugepage_limits {
+        hugepage_size(&limit.page_size)?;
+    }
+    if wanted.hugepage_limits.len() > MAX_HUGEPAGE_SIZES {
+        return Err(Error::invalid("resources.hugepage_limits", format!("more than {MAX_HUGEPAGE_SIZES}")));
+    }
+    if wanted.unified.len() > MAX_UNIFIED {
+        return Err(Error::invalid("resources.unified", format!("more than {MAX_UNIFIED}")));
+    }
+    wanted.unified.iter().try_for_each(|(key, value)| unified(key, value))
+}
+
+/// Microseconds, as the kernel takes them.
+const CPU_PERIOD: (i64, i64) = (1_000, 1_000_000);
+/// Microseconds; a larger one overflows in the kernel.
+const CPU_QUOTA: (i64, i64) = (1_000, (1 << 44) / 1_000);
+const CPU_SHARES: (i64, i64) = (2, 262_144);
+/// Less than this does not hold the program that becomes the container's.
+const MEMORY: (i64, i64) = (512 * 1024, i64::MAX);
+const OOM_SCORE_ADJ: (i64, i64) = (-1000, 1000);
+/// No processor has as many page sizes.
+const MAX_HUGEPAGE_SIZES: usize = 16;
+const MAX_UNIFIED: usize = 128;
+const MAX_TEXT: usize = 4096;
+
+/// A list of numbers and ranges. The file ends where the text would have a second line.
+fn cpuset(field: &'static str, text: &str) -> Result<(), Error> {
+    let fits = text.len() <= MAX_TEXT && text.bytes().all(|b| b.is_ascii_digit() || b == b',' || b == b'-');
+    if fits { Ok(()) } else { Err(Error::invalid(field, "is no list of numbers and ranges such as 0-3,8")) }
+}
+
+/// `2MB`, `1GB`: it becomes part of a file's name.
+fn hugepage_size(text: &str) -> Result<(), Error> {
+    let number = text.strip_suffix("KB").or(text.strip_suffix("MB")).or(text.strip_suffix("GB"));
+    let fits = number.is_some_and(|n| (1..=8).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_digit()));
+    if fits {
+        return Ok(());
+    }
+    let shown: String = text.chars().take(32).collect();
+    Err(Error::invalid("resources.hugepage_limits.page_size", format!("{shown:?} is no size such as 2MB")))
+}
+
+/// The key is a file of the container's cgroup: of a controller, and not of the group itself, whose processes, freezing
+/// and killing are the engine's.
+fn unified(key: &str, value: &str) -> Result<(), Error> {
+    let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let fits = key.len() <= 64
+        && key.contains('.')
+        && key.split('.').all(word)
+        && !key.starts_with("cgroup.")
+        && value.len() <= MAX_TEXT
+        && !value.contains(char::is_control);
+    if fits {
+        return Ok(());
+    }
+    let shown: String = key.chars().take(64).collect();
+    Err(Error::invalid(
+        "resources.unified",
+        format!("{shown:?} is no limit of a controller, or its value none"),
+    ))
 }
 
 fn put(map: &mut Map<String, Value>, key: &str, given: bool, value: Value) {
@@ -166,6 +240,34 @@ mod tests {
     fn a_change_is_written_to_the_files_of_the_nodes_version() {
         assert!(files(&wanted(), &v2()).unwrap().contains(&("cpu.max", "50000 100000".to_owned())));
         assert!(files(&wanted(), &v1()).unwrap().contains(&("cpu.cfs_quota_us", "50000".to_owned())));
+    }
+
+    #[test]
+    fn what_the_kernel_would_refuse_or_overflow_on_is_refused_with_its_field() {
+        type Change = fn(&mut LinuxContainerResources);
+        let with = |change: Change| {
+            let mut wanted = wanted();
+            change(&mut wanted);
+            let errors = [oci(&wanted, &v2()).err(), files(&wanted, &v2()).err()];
+            assert_eq!(errors[0], errors[1]);
+            errors[0].as_ref().map(ToString::to_string)
+        };
+        assert_eq!(with(|w| (w.cpu_quota, w.memory_swap_limit_in_bytes) = (-1, -1)), None);
+        assert!(with(|w| w.memory_limit_in_bytes = i64::MAX).is_some_and(|text| text.contains("swap")));
+        let refused: [(Change, &str); 9] = [
+            (|w| w.cpu_period = -1, "cpu_period"),
+            (|w| w.cpu_quota = -2, "cpu_quota"),
+            (|w| w.cpu_quota = i64::MAX, "cpu_quota"),
+            (|w| w.cpu_shares = i64::MIN, "cpu_shares"),
+            (|w| w.memory_limit_in_bytes = -2, "memory_limit"),
+            (|w| w.oom_score_adj = 1001, "oom_score_adj"),
+            (|w| w.cpuset_cpus = "0\n1".to_owned(), "cpuset_cpus"),
+            (|w| drop(w.unified.insert("../../cgroup.procs".to_owned(), "1".to_owned())), "unified"),
+            (|w| drop(w.unified.insert("cgroup.kill".to_owned(), "1".to_owned())), "unified"),
+        ];
+        for (change, field) in refused {
+            assert!(with(change).is_some_and(|text| text.contains(field)), "{field}");
+        }
     }
 
     #[test]

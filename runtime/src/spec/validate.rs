@@ -7,13 +7,17 @@ use pintle_cri_api::v1::{
     SecurityProfile, security_profile::ProfileType,
 };
 
-use super::{Error, mounts, namespaces};
+use super::{Error, bounds, mounts, namespaces};
+
+/// The longest host name that the kernel takes.
+const MAX_HOSTNAME: usize = 64;
 
 /// Checks a sandbox's configuration.
 ///
 /// # Errors
 /// When it asks for something that cannot be or is not built yet.
 pub fn sandbox(config: &PodSandboxConfig) -> Result<(), Error> {
+    bounds::sandbox(config)?;
     let linux = config.linux.as_ref();
     let security = linux.and_then(|linux| linux.security_context.as_ref());
     namespaces::refuse_user_namespaces(security.and_then(|s| s.namespace_options.as_ref()))?;
@@ -43,11 +47,9 @@ pub fn sandbox(config: &PodSandboxConfig) -> Result<(), Error> {
             return Err(Error::unsupported("port_mappings", reason));
         }
     }
-    if config.hostname.len() > 64 || config.hostname.contains(|c: char| c.is_control() || c == '/') {
+    let no_name = |c: char| c.is_control() || c.is_whitespace() || c == '/';
+    if config.hostname.len() > MAX_HOSTNAME || config.hostname.contains(no_name) {
         return Err(Error::invalid("hostname", format!("{:?} cannot be a host name", config.hostname)));
-    }
-    if !config.log_directory.is_empty() && !config.log_directory.starts_with('/') {
-        return Err(Error::invalid("log_directory", "is not absolute"));
     }
     Ok(())
 }
@@ -57,19 +59,14 @@ pub fn sandbox(config: &PodSandboxConfig) -> Result<(), Error> {
 /// # Errors
 /// When it asks for something that cannot be or is not built yet.
 pub fn container(config: &ContainerConfig) -> Result<(), Error> {
-    if config.metadata.as_ref().is_none_or(|metadata| metadata.name.is_empty()) {
-        return Err(Error::invalid("metadata.name", "is missing"));
-    }
-    if config.image.as_ref().is_none_or(|image| image.image.is_empty()) {
-        return Err(Error::invalid("image", "is missing"));
-    }
+    bounds::container(config)?;
     if config.tty {
         return Err(Error::unsupported("tty", "terminals are not supported yet"));
     }
     if !config.cdi_devices.is_empty() {
         return Err(Error::unsupported("CDI_devices", "CDI devices are not supported yet"));
     }
-    if config.log_path.split('/').any(|part| part == "..") || config.log_path.starts_with('/') {
+    if config.log_path.starts_with('/') {
         return Err(Error::invalid("log_path", "leads out of the log directory"));
     }
     for mount in &config.mounts {
@@ -88,6 +85,12 @@ fn container_security(security: &LinuxContainerSecurityContext) -> Result<(), Er
         return Err(Error::unsupported("apparmor", "AppArmor profiles are not supported yet"));
     }
     let selinux = security.selinux_options.as_ref();
+    if security.masked_paths.is_empty() != security.readonly_paths.is_empty() {
+        // Nobody who fills one of them means the default by an empty other one, and "none" cannot be told from it.
+        let reason =
+            "one of masked_paths and readonly_paths is empty; give both, or neither for the usual ones";
+        return Err(Error::invalid("masked_paths", reason));
+    }
     if selinux.is_some_and(|o| [&o.user, &o.role, &o.r#type, &o.level].iter().any(|part| !part.is_empty())) {
         return Err(Error::unsupported("selinux_options", "SELinux labels are not supported yet"));
     }
@@ -120,7 +123,7 @@ fn old_container_profile(security: &LinuxContainerSecurityContext) -> &str {
 mod tests {
     use pintle_cri_api::v1::{
         ContainerMetadata, ImageSpec, LinuxContainerConfig, LinuxPodSandboxConfig,
-        LinuxSandboxSecurityContext,
+        LinuxSandboxSecurityContext, PodSandboxMetadata,
     };
 
     use super::*;
@@ -131,6 +134,12 @@ mod tests {
             image: Some(ImageSpec { image: "i".to_owned(), ..Default::default() }),
             ..Default::default()
         }
+    }
+
+    fn pod() -> PodSandboxConfig {
+        let (name, uid) = ("p".to_owned(), "u".to_owned());
+        let metadata = Some(PodSandboxMetadata { name, uid, ..Default::default() });
+        PodSandboxConfig { metadata, ..Default::default() }
     }
 
     fn with_seccomp(kind: ProfileType) -> ContainerConfig {
@@ -146,7 +155,7 @@ mod tests {
     #[test]
     fn a_plain_container_and_sandbox_pass() {
         container(&good()).unwrap();
-        sandbox(&PodSandboxConfig::default()).unwrap();
+        sandbox(&pod()).unwrap();
     }
 
     #[test]
@@ -163,9 +172,26 @@ mod tests {
             let seccomp = Some(SecurityProfile { profile_type: kind as i32, ..Default::default() });
             let security_context = Some(LinuxSandboxSecurityContext { seccomp, ..Default::default() });
             let linux = Some(LinuxPodSandboxConfig { security_context, ..Default::default() });
-            let config = PodSandboxConfig { linux, ..Default::default() };
-            assert_eq!(sandbox(&config).is_ok(), fits);
+            assert_eq!(sandbox(&PodSandboxConfig { linux, ..pod() }).is_ok(), fits);
         }
+    }
+
+    #[test]
+    fn unmasked_paths_are_never_silently_the_usual_ones() {
+        let with = |masked: &[&str], readonly: &[&str]| {
+            let owned = |paths: &[&str]| paths.iter().map(ToString::to_string).collect();
+            let security_context = Some(LinuxContainerSecurityContext {
+                masked_paths: owned(masked),
+                readonly_paths: owned(readonly),
+                ..Default::default()
+            });
+            let linux = Some(LinuxContainerConfig { security_context, ..Default::default() });
+            container(&ContainerConfig { linux, ..good() })
+        };
+        with(&[], &[]).unwrap();
+        with(&["/proc/kcore"], &["/proc/sys"]).unwrap();
+        assert!(with(&[], &["/proc/sys"]).is_err());
+        assert!(with(&["/proc/kcore"], &[]).is_err());
     }
 
     #[test]
@@ -180,7 +206,7 @@ mod tests {
         let with = |cgroup_parent: &str| {
             let linux =
                 LinuxPodSandboxConfig { cgroup_parent: cgroup_parent.to_owned(), ..Default::default() };
-            sandbox(&PodSandboxConfig { linux: Some(linux), ..Default::default() })
+            sandbox(&PodSandboxConfig { linux: Some(linux), ..pod() })
         };
         for hostile in ["/../../x", "..", "/a/./b", "/a\n"] {
             assert!(matches!(with(hostile), Err(Error::Invalid { .. })), "{hostile:?}");
@@ -195,6 +221,6 @@ mod tests {
         assert!(container(&ContainerConfig { tty: true, ..good() }).is_err());
         let sysctls = [("kernel.shm_rmid_forced".to_owned(), "1".to_owned())].into();
         let linux = Some(LinuxPodSandboxConfig { sysctls, ..Default::default() });
-        assert!(sandbox(&PodSandboxConfig { linux, ..Default::default() }).is_err());
+        assert!(matches!(sandbox(&PodSandboxConfig { linux, ..pod() }), Err(Error::Unsupported { .. })));
     }
 }

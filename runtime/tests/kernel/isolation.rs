@@ -65,7 +65,14 @@ fn a_caller_who_goes_away_leaves_a_whole_pod_or_none() {
         for delay in [0, 5, 20, 60, 120] {
             let engine = Arc::clone(node.engine());
             let call = tokio::spawn(async move {
-                engine.run_pod_sandbox(cri::RunPodSandboxRequest::default()).await.map(drop)
+                let metadata = cri::PodSandboxMetadata {
+                    name: format!("left-after-{delay}"),
+                    uid: "u".to_owned(),
+                    ..Default::default()
+                };
+                let config = cri::PodSandboxConfig { metadata: Some(metadata), ..Default::default() };
+                let request = cri::RunPodSandboxRequest { config: Some(config), ..Default::default() };
+                engine.run_pod_sandbox(request).await.map(drop)
             });
             tokio::time::sleep(Duration::from_millis(delay)).await;
             call.abort();

@@ -5,12 +5,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail this way")]
 
 mod image;
+mod raw_call;
 mod support;
 
+mod adoption;
 mod containers;
 mod crash;
 mod doctor;
 mod exec;
+mod hostile_requests;
 mod isolation;
 mod pods;
 mod socket;

@@ -322,6 +322,41 @@ impl Node {
     }
 }
 
+/// A node's engine on its socket.
+pub(crate) struct Served {
+    path: PathBuf,
+    stop: tokio::sync::oneshot::Sender<()>,
+    serving: tokio::task::JoinHandle<pintle_runtime::Result<()>>,
+}
+
+impl Served {
+    /// Serves from now on.
+    pub(crate) async fn start(node: &Node) -> Self {
+        let path = node.path("pintle.sock");
+        let listener = pintle_runtime::bind(&path).unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let engine = Arc::clone(node.engine());
+        let serving = tokio::spawn(engine.serve(listener, async { stopped.await.unwrap_or(()) }));
+        Self { path, stop, serving }
+    }
+
+    /// The socket.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A connection to it.
+    pub(crate) async fn channel(&self) -> tonic::transport::Channel {
+        pintle_cri_api::connect(&format!("unix://{}", self.path.display())).await.unwrap()
+    }
+
+    /// Ends serving.
+    pub(crate) async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.serving.await.unwrap().unwrap();
+    }
+}
+
 /// The calls whose names the engine's own operations have, in CRI's clothes.
 trait Calls {
     async fn run_pod_sandbox_call(&self, request: cri::RunPodSandboxRequest) -> Result<String, Status>;
