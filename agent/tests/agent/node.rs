@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+/// What the daemon logs when it has no descriptor for a connection.
+const STARVED: &str = "a connection cannot be taken";
 const PINTLE: &str = env!("CARGO_BIN_EXE_pintle");
 
 /// The node.
@@ -67,18 +69,31 @@ impl Node {
         command.arg(format!("--nofile={files}:{files}")).arg(PINTLE);
         self.add_arguments(&mut command);
         let mut daemon = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        self.wait("the starved daemon to serve or to end", |node| {
+        let before = self.log().matches(STARVED).count();
+        self.wait("the starved daemon to serve, to end, or to say that it cannot", |node| {
             let ended = daemon.try_wait().unwrap().is_some();
-            (ended || node.try_pintle(&["version"]).status.success()).then_some(())
+            let says_so = node.log().matches(STARVED).count() > before;
+            let connects = std::os::unix::net::UnixStream::connect(node.socket()).is_ok();
+            (ended || says_so || (connects && node.serves_within_a_moment())).then_some(())
         });
         daemon.kill().unwrap();
         daemon.wait().unwrap();
     }
 
+    fn serves_within_a_moment(&self) -> bool {
+        let endpoint = format!("unix://{}", self.socket().display());
+        let mut command = self.command("timeout");
+        command.arg("1").arg(PINTLE).args(["--runtime-endpoint", &endpoint, "version"]);
+        command.output().unwrap().status.success()
+    }
+
     /// Changes how many files the daemon may open.
     pub(crate) fn limit_files(&self, files: u64) {
         let daemon = rustix::process::Pid::from_child(self.daemon.as_ref().unwrap());
-        let limit = rustix::process::Rlimit { current: Some(files), maximum: Some(100_000) };
+        let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.as_raw_nonzero())).unwrap();
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        let maximum: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        let limit = rustix::process::Rlimit { current: Some(files.min(maximum)), maximum: Some(maximum) };
         rustix::process::prlimit(Some(daemon), rustix::process::Resource::Nofile, limit).unwrap();
     }
 

@@ -34,14 +34,17 @@ pub(crate) fn connections(listener: UnixListener) -> impl Stream<Item = io::Resu
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     stream::unfold((listener, places), |(listener, places)| async move {
         let place = Arc::clone(&places).acquire_owned().await.ok()?;
+        let mut told = false;
         let stream = loop {
             match listener.accept().await {
                 Ok((stream, _)) => break stream,
+                Err(error) if told => tracing::trace!(%error, "a connection still cannot be taken"),
                 Err(error) => {
-                    tracing::warn!(%error, "a connection cannot be taken; trying again");
-                    sleep(AGAIN).await;
+                    tracing::warn!(%error, "a connection cannot be taken; trying again until it can")
                 }
             }
+            told = true;
+            sleep(AGAIN).await;
         };
         Some((Ok(Guarded::new(stream, place)), (listener, places)))
     })

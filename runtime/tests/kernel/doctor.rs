@@ -11,7 +11,7 @@ use pintle_runtime::{
     engine::cgroups::Cgroups,
 };
 
-use crate::support::{Node, eventually, on_a_node, shell};
+use crate::support::{Node, edit_record, eventually, on_a_node, shell};
 
 /// An id that nothing has.
 fn stray_id() -> String {
@@ -358,9 +358,7 @@ fn a_sandbox_that_was_being_made_when_the_engine_ended_is_told_of_and_left_to_th
         let pod = node.pod("p").await;
         node.drop_engine().await;
         let path = node.path("state/sandboxes").join(&pod).join("sandbox.json");
-        let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        record["phase"] = "intent".into();
-        fs::write(&path, record.to_string()).unwrap();
+        edit_record(&path, "\"phase\": \"ready\"", "\"phase\": \"intent\"");
         let found = node.repaired().await;
         assert!(
             matches!(&only(&found, Kind::Record).outcome, Outcome::NotRepaired(why) if why.contains("next start"))

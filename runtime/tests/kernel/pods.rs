@@ -203,7 +203,7 @@ fn a_sandbox_that_cannot_be_taken_back_keeps_its_record_until_its_cgroups_are_go
         node.drop_engine().await;
         node.open_with_shim(shim).await;
         let error = node.try_pod("p", |_| {}).await.unwrap_err();
-        let (_, said) = error.message().split_once("error: ").unwrap();
+        let (_, said) = error.message().split_once("error: ").unwrap_or_else(|| panic!("{error}"));
         let pin = said.split(';').next().unwrap().trim().to_owned();
         let sandboxes = || std::fs::read_dir(node.path("state/sandboxes")).unwrap().count();
         assert_eq!(sandboxes(), 1, "the record is gone before the cgroup: {error}");
