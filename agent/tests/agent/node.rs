@@ -152,7 +152,7 @@ impl Node {
     /// What the command line prints; it must succeed.
     pub(crate) fn pintle(&self, args: &[&str]) -> String {
         let output = self.try_pintle(args);
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        let told = String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned();
         assert!(output.status.success(), "pintle {args:?}: {told}\n{}", self.log());
         String::from_utf8(output.stdout).unwrap()
     }
