@@ -24,7 +24,9 @@ const PLUGIN_DIRECTORIES: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
 /// Writes the configuration.
 pub(crate) fn configure(dir: &Path) -> Result<()> {
     let conf = dir.join("cni");
-    fs::create_dir_all(&conf).with_context(|| format!("making {}", conf.display()))?;
+    for path in [&conf, &dir.join("state")] {
+        fs::create_dir_all(path).with_context(|| format!("making {}", path.display()))?;
+    }
     write(&conf.join("10-bench.conflist"), &network(dir))?;
     write(&dir.join("config.toml"), &configuration(dir, &plugins()?))
 }
@@ -76,7 +78,7 @@ state = "{dir}/state"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-        Root = "{dir}/runc"
+        Root = "{dir}/state/runc"
 "#
     )
 }

@@ -75,6 +75,9 @@ pub(crate) struct Daemon {
     client: Option<Client>,
 }
 
+/// The directory of what does not outlive the boot: a tmpfs, as `/run` is on every host.
+const STATE: &str = "state";
+
 impl Daemon {
     /// Prepares the ground below `top`; `pintle` is the binary of that name.
     pub(crate) fn prepare(kind: Kind, top: &Path, pintle: &Path) -> Result<Self> {
@@ -90,6 +93,7 @@ impl Daemon {
             Kind::Containerd => containerd::configure(&dir)?,
             Kind::Runtime | Kind::Agent => pintle::configure(&dir)?,
         }
+        place.cover(&dir.join(STATE))?;
         Ok(Self { kind, dir, place, program, cgroup, child: None, client: None })
     }
 
@@ -209,7 +213,9 @@ impl Daemon {
             left.extend(cleaned.err().map(|error| format!("cleanup: {error:#}")));
         }
         left.extend(self.kill_the_rest().await);
-        left.extend(self.place.mounts_below(&self.dir).into_iter().map(|point| format!("mount {point}")));
+        let state = self.dir.join(STATE);
+        let mounts = self.place.mounts_below(&self.dir).into_iter().filter(|point| Path::new(point) != state);
+        left.extend(mounts.map(|point| format!("mount {point}")));
         let bridge = containerd::BRIDGE;
         left.extend(
             self.place.links().into_iter().filter(|link| link != bridge).map(|link| format!("link {link}")),

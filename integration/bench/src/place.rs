@@ -36,9 +36,14 @@ impl Place {
         run(place.command("ip").args(["link", "set", "lo", "up"]))?;
         for dir in private {
             place.make(Path::new(dir))?;
-            run(place.command("mount").args(["-t", "tmpfs", "pintle-bench", dir]))?;
+            place.cover(Path::new(dir))?;
         }
         Ok(place)
+    }
+
+    /// Mounts an empty file system in memory over a directory, inside only.
+    pub(crate) fn cover(&self, dir: &Path) -> Result<()> {
+        run(self.command("mount").args(["-t", "tmpfs", "pintle-bench"]).arg(dir)).map(drop)
     }
 
     /// A program to be run inside. An interrupt from the terminal is for the benchmark alone, which then takes it down.
