@@ -334,6 +334,11 @@ fn enter_directory(directory: &Path) -> Result<(), CgroupError> {
             create(directory)?;
             enter()
         }
+        // Whoever made the cpuset died before it had processors.
+        Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+            inherit_cpuset(directory)?;
+            enter()
+        }
         other => other,
     };
     let pid = std::process::id().cast_signed();
@@ -350,7 +355,7 @@ pub(crate) fn join_directory(directory: &Path, pid: i32) -> Result<(), CgroupErr
     })
 }
 
-/// Creates a cgroup directory and those above it. A v1 cpuset is born without processors, so it gets its parent's.
+/// Creates a cgroup directory and those above it.
 fn create(directory: &Path) -> Result<(), CgroupError> {
     if directory.is_dir() {
         return Ok(());
@@ -363,14 +368,24 @@ fn create(directory: &Path) -> Result<(), CgroupError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         other => other.map_err(failed)?,
     }
+    inherit_cpuset(directory)
+}
+
+/// A v1 cpuset is born without processors and takes no process then: it gets its parent's, as its parent does first.
+fn inherit_cpuset(directory: &Path) -> Result<(), CgroupError> {
+    let failed = |source| CgroupError::Create { path: directory.to_owned(), source };
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        let (own, above) = (directory.join(file), directory.join("..").join(file));
+        let own = directory.join(file);
         let is_empty = fs::read_to_string(&own).is_ok_and(|text| text.trim().is_empty());
         // On v2 an empty value means "as above" and has to stay.
-        if is_empty && !directory.join("cgroup.controllers").exists() {
-            let value = fs::read_to_string(above).map_err(failed)?;
-            write_file(&own, value.trim()).map_err(failed)?;
-        }
+        let (true, Some(parent)) =
+            (is_empty && !directory.join("cgroup.controllers").exists(), directory.parent())
+        else {
+            continue;
+        };
+        inherit_cpuset(parent)?;
+        let value = fs::read_to_string(parent.join(file)).map_err(failed)?;
+        write_file(&own, value.trim()).map_err(failed)?;
     }
     Ok(())
 }
@@ -494,6 +509,27 @@ mod tests {
         for path in ["", "/", "a", "/a/../b", "/a//b", "/a/", "/./a"] {
             assert!(CgroupPath::parse(path).is_err(), "{path:?}");
         }
+    }
+
+    #[test]
+    fn a_cpuset_that_its_maker_left_without_processors_gets_them_when_it_is_entered() {
+        let hierarchies = Hierarchies::detect().expect("this host has cgroups");
+        let name = format!("/pintle-shim-test-{}-cpuset", std::process::id());
+        let path = CgroupPath::parse(&format!("{name}/pod")).expect("a path");
+        let Some(directory) = hierarchies.legacy("cpuset", &path) else { return };
+        fs::create_dir_all(&directory).expect("made as one who dies at once would");
+        let entered = std::thread::spawn({
+            let directory = directory.clone();
+            move || {
+                enter_directory(&directory)?;
+                enter_directory(directory.ancestors().nth(2).expect("the root of the hierarchy"))
+            }
+        });
+        let entered = entered.join().expect("it does not panic");
+        let top = CgroupPath::parse(&name).expect("a path");
+        hierarchies.remove(&top).expect("removed");
+        entered.expect("a process may enter");
+        assert!(!directory.exists());
     }
 
     #[test]

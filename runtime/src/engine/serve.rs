@@ -104,12 +104,25 @@ impl Engine {
             () = memory::keep_small(Arc::clone(&self.work)) => {}
         }
         self.serving_ends.send_replace(true);
-        match tokio::time::timeout(FINISH_LIMIT, server).await {
-            Ok(ended) => ended.map_err(transport),
-            Err(_) => {
-                tracing::info!("calls that had not finished were given up");
-                Ok(())
-            }
+        let finished = tokio::time::timeout(FINISH_LIMIT, server).await;
+        if finished.is_err() {
+            tracing::info!("calls that had not finished were given up");
+        }
+        self.free_addresses().await;
+        finished.unwrap_or(Ok(())).map_err(transport)
+    }
+
+    /// Gives the addresses of pods that are gone the moment that their interfaces need, so that none waits on disk for the
+    /// next start.
+    async fn free_addresses(&self) {
+        let network = Arc::clone(&self.network);
+        let freed = super::blocking(move || {
+            network
+                .settle(FINISH_LIMIT)
+                .map_err(Error::network("freeing the addresses of pods that are gone"))
+        });
+        if let Err(error) = freed.await {
+            tracing::warn!(error = error.chain(), "the next start frees them");
         }
     }
 }
