@@ -25,7 +25,6 @@ pub mod launch;
 pub mod layout;
 pub mod lifecycle;
 pub mod lookups;
-mod memory;
 pub mod program;
 pub mod records;
 pub mod recovery;

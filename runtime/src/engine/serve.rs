@@ -19,8 +19,8 @@ use tonic::{service::Routes, transport::Server};
 use super::{
     Engine, accept,
     error::{Error, Result},
-    memory,
 };
+use crate::memory;
 
 /// How long calls under way may take when serving ends.
 const FINISH_LIMIT: Duration = Duration::from_secs(5);

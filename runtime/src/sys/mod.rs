@@ -30,11 +30,3 @@ pub(crate) fn make_mount_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
-
-/// Bounds the number of the C library's arenas and says which blocks are mapped by themselves.
-pub(crate) fn bound_allocator(arenas: libc::c_int, mapped_from: libc::c_int) {
-    // SAFETY: sets a number of the allocator's; a refusal leaves it as it was.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, arenas) };
-    // SAFETY: as above.
-    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, mapped_from) };
-}
