@@ -242,6 +242,7 @@ impl Supervisor {
             Ok(Some(_)) => {}
             Err(error) => journal::note(&format!("reaping helper {}: {error}", helper.pid)),
         }
+        self.unwatch(&helper.pidfd);
         self.on_report(key);
         let container = &mut self.containers[at];
         let adopted = match container.announced {
@@ -298,7 +299,9 @@ impl Supervisor {
     fn warm_up(&self) {
         match sys::fork() {
             Ok(Fork::Child) => {
-                self.settings.hierarchies.move_slowly(&self.settings.cgroup);
+                if sys::keep_only(&[]).is_ok() {
+                    self.settings.hierarchies.move_slowly(&self.settings.cgroup);
+                }
                 sys::exit_now(0)
             }
             Ok(Fork::Parent(_)) => {}

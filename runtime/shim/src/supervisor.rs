@@ -191,7 +191,8 @@ impl Supervisor {
         Ok(epoll::add(&self.epoll, descriptor, token, epoll::EventFlags::IN)?)
     }
 
-    /// Has the loop forget a descriptor that lives on; closing one needs no call.
+    /// Has the loop forget a descriptor. Closing one does so as well, but only once no forked process holds it either: till
+    /// then the loop would spin on what is ready and belongs to nobody.
     pub(crate) fn unwatch(&self, descriptor: impl AsFd) {
         // Forgetting what is not watched changes nothing.
         epoll::delete(&self.epoll, descriptor).unwrap_or_default();
