@@ -239,8 +239,9 @@ impl Supervisor {
             (None, None, None) => failure(ErrorCode::Internal, "exec: ended before there was a process"),
         };
         self.lingering.extend(exec.tracking.map(|directory| (exec.container, directory)));
-        self.sweep_lingering();
+        // Who waits for the command need not wait for its group to go.
         self.reply_all(exec.waiters, &result);
+        self.sweep_lingering();
     }
 
     /// Removes the tracking groups that have become empty. What stays busy goes with its container.

@@ -20,8 +20,9 @@ use std::{
     time::Duration,
 };
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::Process;
 use pintle_shim_protocol::{Answer, Request};
+use serde::Deserialize;
 use tokio::{io::AsyncReadExt as _, net::unix::pipe, sync::oneshot};
 
 use super::{
@@ -162,15 +163,19 @@ impl ProcessFile {
         let config = dir.join(OCI_CONFIG);
         let bad = |reason: String| Error::Record { path: config.clone(), reason };
         let text = records::read_bounded(&config)?.ok_or_else(|| bad("it is missing".to_owned()))?;
-        let spec: Spec = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
-        let mut process: Process =
-            spec.process().clone().ok_or_else(|| bad("it has no process".to_owned()))?;
+        let OfContainer { mut process } = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
         process.set_args(Some(command));
         let path = dir.join(format!("exec-{exec}.json"));
         let text = serde_json::to_vec(&process).map_err(|e| bad(e.to_string()))?;
         records::write_private(&path, &text)?;
         Ok(Self { path })
     }
+}
+
+/// What an exec takes over of the container's OCI configuration.
+#[derive(Debug, Deserialize)]
+struct OfContainer {
+    process: Process,
 }
 
 impl Drop for ProcessFile {
