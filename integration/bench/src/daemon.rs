@@ -18,6 +18,7 @@ use futures_util::StreamExt as _;
 use rustix::process::Signal;
 
 use crate::client::{Client, PodPlace};
+use crate::disk::Disk;
 use crate::image::POD_IMAGE;
 use crate::kernel::{self, Process};
 use crate::place::{Place, run};
@@ -73,8 +74,11 @@ pub(crate) struct Daemon {
     cgroup: String,
     child: Option<Child>,
     client: Option<Client>,
+    disk: Option<Disk>,
 }
 
+/// The directory of what outlives the boot, images before all.
+const ROOT: &str = "root";
 /// The directory of what does not outlive the boot: a tmpfs, as `/run` is on every host.
 const STATE: &str = "state";
 
@@ -94,7 +98,7 @@ impl Daemon {
             Kind::Runtime | Kind::Agent => pintle::configure(&dir)?,
         }
         place.cover(&dir.join(STATE))?;
-        Ok(Self { kind, dir, place, program, cgroup, child: None, client: None })
+        Ok(Self { kind, dir, place, program, cgroup, child: None, client: None, disk: None })
     }
 
     /// Starts it; says how long that took from exec until it answered and showed `pods` ready sandboxes.
@@ -147,6 +151,26 @@ impl Daemon {
         child.kill().context("killing the daemon")?;
         child.wait().context("waiting for the daemon")?;
         bail!("{} did not stop within {DAEMON_LIMIT:?}", self.kind.name());
+    }
+
+    /// Starts it again without images, on a file system of its own that nothing was ever written to.
+    pub(crate) async fn restart_on_empty_disk(&mut self) -> Result<()> {
+        self.stop().await?;
+        let disk = match self.disk.take() {
+            Some(disk) => disk,
+            None => Disk::make(self.dir.join("root.ext4"))?,
+        };
+        self.disk.insert(disk).renew(&self.place, &self.dir.join(ROOT))?;
+        self.start(0).await.map(drop)
+    }
+
+    /// Starts it again with what it had before [`Self::restart_on_empty_disk`].
+    pub(crate) async fn restart_on_own_disk(&mut self) -> Result<()> {
+        self.stop().await?;
+        if let Some(disk) = self.disk.take() {
+            disk.close(&self.place, &self.dir.join(ROOT))?;
+        }
+        self.start(0).await.map(drop)
     }
 
     /// The kept connection.
@@ -213,6 +237,10 @@ impl Daemon {
             left.extend(cleaned.err().map(|error| format!("cleanup: {error:#}")));
         }
         left.extend(self.kill_the_rest().await);
+        if let Some(disk) = self.disk.take() {
+            let closed = disk.close(&self.place, &self.dir.join(ROOT));
+            left.extend(closed.err().map(|error| format!("disk: {error:#}")));
+        }
         let state = self.dir.join(STATE);
         let mounts = self.place.mounts_below(&self.dir).into_iter().filter(|point| Path::new(point) != state);
         left.extend(mounts.map(|point| format!("mount {point}")));

@@ -13,6 +13,7 @@ mod catalogue;
 mod client;
 mod containerd;
 mod daemon;
+mod disk;
 mod events;
 mod image;
 mod kernel;

@@ -46,6 +46,14 @@ impl Place {
         run(self.command("mount").args(["-t", "tmpfs", "pintle-bench"]).arg(dir)).map(drop)
     }
 
+    /// Takes a file system away that was mounted over a directory, if there is one.
+    pub(crate) fn uncover(&self, dir: &Path) -> Result<()> {
+        if self.mounts_below(dir).iter().any(|point| Path::new(point) == dir) {
+            run(self.command("umount").arg(dir))?;
+        }
+        Ok(())
+    }
+
     /// A program to be run inside. An interrupt from the terminal is for the benchmark alone, which then takes it down.
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");

@@ -113,7 +113,8 @@ impl Bench {
         let packed = archive.metadata().context("looking at the big image")?.len();
         let load = begin(&[Group::Images]);
         let big = Big { archive: &archive, bytes };
-        images::measure([&self.containerd, &self.runtime], self.amount, big, &mut self.samples).await?;
+        images::measure([&mut self.containerd, &mut self.runtime], self.amount, big, &mut self.samples)
+            .await?;
         self.samples.end(load);
         let mega = |bytes: u64| bytes as f64 / 1e6;
         Ok(format!("{:.0} MB in {files} files and 5 layers, {:.0} MB packed", mega(bytes), mega(packed)))

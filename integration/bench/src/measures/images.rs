@@ -1,8 +1,8 @@
 //! A big image: pulled from a registry on loopback, and imported from an archive.
 //!
 //! In: both sides, running; the archive; a directory for the registry. Out: megabytes of unpacked files per second. A
-//! registry runs in each side's network namespace, over the same files. Between two samples the image is removed and what
-//! is dirty is written out, so that no sample pays for the one before.
+//! registry runs in each side's network namespace, over the same files. Every sample begins with an empty disk, so that none
+//! pays for the one before.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Amount, in_turn};
+use super::Amount;
 use crate::daemon::Daemon;
 use crate::image::{self, BIG_IMAGE};
 use crate::place::run;
@@ -29,8 +29,9 @@ pub(crate) struct Big<'a> {
     pub(crate) bytes: u64,
 }
 
+/// Both sides run before and afterwards; in between each sample has its daemon on an empty disk.
 pub(crate) async fn measure(
-    pair: [&Daemon; 2],
+    mut pair: [&mut Daemon; 2],
     amount: Amount,
     big: Big<'_>,
     samples: &mut Samples,
@@ -46,32 +47,36 @@ pub(crate) async fn measure(
     image::warm(big.archive)?;
     // One round to warm the registries' and the page cache.
     for round in 0..=amount.long_rounds {
-        for daemon in in_turn(pair, round) {
+        for turn in 0..2 {
             let mut ignored = Samples::default();
-            one_round(daemon, big, if round == 0 { &mut ignored } else { samples }).await?;
+            let samples = if round == 0 { &mut ignored } else { &mut *samples };
+            one_round(pair[(round + turn) % 2], big, samples).await?;
         }
+    }
+    for daemon in &mut pair {
+        daemon.restart_on_own_disk().await?;
     }
     Ok(())
 }
 
-async fn one_round(daemon: &Daemon, big: Big<'_>, samples: &mut Samples) -> Result<()> {
-    let client = daemon.client()?;
+async fn one_round(daemon: &mut Daemon, big: Big<'_>, samples: &mut Samples) -> Result<()> {
     let rate = |took: Duration| big.bytes as f64 / 1e6 / took.as_secs_f64();
-    rustix::fs::sync();
-    let took = client.pull(PULLED).await?;
+    daemon.restart_on_empty_disk().await?;
+    let took = daemon.client()?.pull(PULLED).await?;
     samples.add("pull", daemon.kind, rate(took));
-    client.remove_image(PULLED).await?;
-    rustix::fs::sync();
+    // What is gone need not be written when the disk is taken away.
+    daemon.client()?.remove_image(PULLED).await?;
+    daemon.restart_on_empty_disk().await?;
     let begin = Instant::now();
     run(&mut daemon.import_command(big.archive))?;
     samples.add("import", daemon.kind, rate(begin.elapsed()));
-    while !client.has_image(BIG_IMAGE).await? {
+    while !daemon.client()?.has_image(BIG_IMAGE).await? {
         if begin.elapsed() > LIMIT {
             bail!("{} does not show the imported image", daemon.kind.name());
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    client.remove_image(BIG_IMAGE).await
+    daemon.client()?.remove_image(BIG_IMAGE).await
 }
 
 /// A registry in one side's network namespace; ends when dropped.
