@@ -5,6 +5,9 @@ use std::{env, error::Error, fs, path::PathBuf};
 /// Messages that carry passwords; their `Debug` is written by hand.
 const SECRETS: [&str; 2] = [".runtime.v1.AuthConfig", ".pintle.v1.RegistryAuth"];
 
+/// Images go through here: their bytes stay where they arrived.
+const BULK: &str = ".pintle.v1.Chunk";
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let mut compiler = protox::Compiler::new(["proto"])?;
@@ -13,6 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out_dir.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()
         .btree_map(".")
+        .bytes(BULK)
         .skip_debug(SECRETS)
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())

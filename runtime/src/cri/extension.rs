@@ -18,6 +18,7 @@ use pintle_cri_api::{
 use pintle_image::{ImportOptions, Progress};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::bytes::Bytes;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Reply, to_image_status, to_status};
@@ -97,9 +98,9 @@ async fn tell<T>(events: &mpsc::Sender<Result<T, Status>>, event: Result<T, Stat
 
 /// Passes the chunks of a call on to the thread that reads the archive.
 async fn feed_archive(
-    first: Vec<u8>,
+    first: Bytes,
     mut chunks: Streaming<ext::Chunk>,
-    feed: mpsc::Sender<io::Result<Vec<u8>>>,
+    feed: mpsc::Sender<io::Result<Bytes>>,
 ) {
     let mut next = Ok(first);
     loop {
@@ -117,12 +118,12 @@ async fn feed_archive(
 /// The chunks of a call, as a file to read. Blocks.
 #[derive(Debug)]
 struct ChunkReader {
-    chunks: mpsc::Receiver<io::Result<Vec<u8>>>,
-    current: io::Cursor<Vec<u8>>,
+    chunks: mpsc::Receiver<io::Result<Bytes>>,
+    current: io::Cursor<Bytes>,
 }
 
 impl ChunkReader {
-    fn new(chunks: mpsc::Receiver<io::Result<Vec<u8>>>) -> Self {
+    fn new(chunks: mpsc::Receiver<io::Result<Bytes>>) -> Self {
         Self { chunks, current: io::Cursor::default() }
     }
 }

@@ -73,9 +73,10 @@ fn an_archive_is_imported_over_the_socket_with_progress() {
         let archive = image::archive();
         let options =
             ext::ImportOptions { tag: "test.invalid/other:2".to_owned(), size: archive.len() as u64 };
-        let mut chunks = vec![ext::Chunk { options: Some(options), data: Vec::new() }];
-        chunks
-            .extend(archive.chunks(64 * 1024).map(|data| ext::Chunk { options: None, data: data.to_vec() }));
+        let mut chunks = vec![ext::Chunk { options: Some(options), data: Vec::new().into() }];
+        chunks.extend(
+            archive.chunks(64 * 1024).map(|data| ext::Chunk { options: None, data: data.to_vec().into() }),
+        );
         let mut events = client.import(tokio_stream::iter(chunks)).await.unwrap().into_inner();
         let mut imported = Vec::new();
         while let Some(event) = events.next().await {
@@ -84,7 +85,7 @@ fn an_archive_is_imported_over_the_socket_with_progress() {
             }
         }
         assert!(imported[0].repo_tags.contains(&"test.invalid/other:2".to_owned()), "{imported:?}");
-        let torn = vec![ext::Chunk { options: None, data: archive[..archive.len() / 2].to_vec() }];
+        let torn = vec![ext::Chunk { options: None, data: archive[..archive.len() / 2].to_vec().into() }];
         let mut events = client.import(tokio_stream::iter(torn)).await.unwrap().into_inner();
         let mut last = None;
         while let Some(event) = events.next().await {

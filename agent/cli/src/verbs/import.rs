@@ -80,13 +80,13 @@ async fn feed(
     sender: mpsc::Sender<Chunk>,
 ) -> std::io::Result<()> {
     let mut options = Some(options);
-    let mut buffer = vec![0; CHUNK_BYTES];
     loop {
-        let read = archive.read(&mut buffer).await?;
+        let mut data = Vec::with_capacity(CHUNK_BYTES);
+        let read = archive.read_buf(&mut data).await?;
         if read == 0 && options.is_none() {
             return Ok(());
         }
-        let chunk = Chunk { options: options.take(), data: buffer[..read].to_vec() };
+        let chunk = Chunk { options: options.take(), data: data.into() };
         if sender.send(chunk).await.is_err() {
             return Ok(());
         }
