@@ -9,6 +9,7 @@
 mod disk;
 mod host;
 mod hostile_image;
+mod manifest;
 mod memory;
 mod node;
 mod residue;
@@ -16,6 +17,7 @@ mod residue;
 pub use disk::Disk;
 pub use host::{Mode, cgroup_mode, cgroup_path_of, read_cgroup_file, time_out};
 pub use hostile_image::{hostile_image, write_attacker};
+pub use manifest::Manifest;
 pub use memory::{Memory, slope};
 pub use node::{
     Container, IMAGE, NODE, Node, condition, container_status, image_archive, program, wait_until,

@@ -1,5 +1,6 @@
 //! One agent on a node of its own, and what a test does with it.
 
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -189,9 +190,9 @@ impl Node {
     }
 
     /// Writes a manifest the way careful tools do: beside, then renamed.
-    pub fn manifest(&self, file: &str, text: &str) {
+    pub fn manifest(&self, file: &str, text: &(impl Display + ?Sized)) {
         let beside = self.path("manifests").join(format!(".{file}.new"));
-        fs::write(&beside, text).expect("a manifest can be written");
+        fs::write(&beside, text.to_string()).expect("a manifest can be written");
         fs::rename(&beside, self.path("manifests").join(file)).expect("a manifest can be renamed");
     }
 

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use pintle_integration::{Memory, NODE, Node, condition, container_status, slope, time_out, wait_until};
+use pintle_integration::{
+    Manifest, Memory, NODE, Node, condition, container_status, slope, time_out, wait_until,
+};
 use serde_json::Value;
 
 /// So many pods at a time.
@@ -85,33 +87,19 @@ impl Slot {
         1 + self.index % 200
     }
 
-    fn manifest(&self) -> String {
-        let (policy, command) = match self.kind {
-            Kind::Ends => ("Never", format!("echo over; exit {}", self.exit_code())),
+    fn manifest(&self) -> Manifest {
+        let script = match self.kind {
+            Kind::Ends => format!("echo over; exit {}", self.exit_code()),
             Kind::Crash => {
-                ("Always", "echo again; [ -e /v/seen ] && exec sleep infinity; : > /v/seen; exit 3".into())
+                "echo again; [ -e /v/seen ] && exec sleep infinity; : > /v/seen; exit 3".to_owned()
             }
             Kind::Plain | Kind::Rebuilt | Kind::Orphaned | Kind::Hasty | Kind::Cri => {
-                ("Always", "echo up; exec sleep infinity".to_owned())
+                "echo up; exec sleep infinity".to_owned()
             }
         };
-        format!(
-            "apiVersion: v1
-kind: Pod
-metadata: {{name: {}}}
-spec:
-  terminationGracePeriodSeconds: 1
-  restartPolicy: {policy}
-  containers:
-  - name: app
-    image: localhost/pintle-demo:1
-    command: [sh, -c, {command:?}]
-    volumeMounts: [{{name: v, mountPath: /v}}]
-  volumes: [{{name: v, emptyDir: {}}}]
-",
-            self.name(),
-            if self.index.is_multiple_of(2) { "{}" } else { "{medium: Memory}" }
-        )
+        let policy = if self.kind == Kind::Ends { "Never" } else { "Always" };
+        let volume = if self.index.is_multiple_of(2) { "emptyDir: {}" } else { "emptyDir: {medium: Memory}" };
+        Manifest::sleeper(&self.name()).spec("restartPolicy", policy).shell(&script).volume("v", volume, "/v")
     }
 }
 
@@ -288,18 +276,8 @@ fn a_supervisor_does_not_grow_with_restarts_and_execs() {
     node.set_config("restartBackOff: {initial: 1ms, max: 1ms}\n");
     node.start_agent();
     node.pintle(&["import", &pintle_integration::image_archive().to_string_lossy()]);
-    node.manifest(
-        "a.yaml",
-        "apiVersion: v1
-kind: Pod
-metadata: {name: a}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - {name: crashes, image: 'localhost/pintle-demo:1', command: [sh, -c, 'sleep 0.05; exit 1']}
-  - {name: stays, image: 'localhost/pintle-demo:1', command: [sleep, infinity]}
-",
-    );
+    let pod = Manifest::new("a").container("crashes").shell("sleep 0.05; exit 1").container("stays");
+    node.manifest("a.yaml", &pod);
     let restarts = |pod: &Value| container_status(pod, "crashes")["restartCount"].as_u64().unwrap_or(0);
     node.wait_pod("a", "crashing", |pod| restarts(pod) >= 1);
     let (infra, _) = node.sandbox("a");

@@ -4,21 +4,10 @@
 use std::process::Command;
 use std::time::Instant;
 
-use pintle_integration::{Node, condition, container_status, time_out, wait_until};
+use pintle_integration::{Manifest, Node, condition, container_status, time_out, wait_until};
 
-fn pod(name: &str, command: &str) -> String {
-    format!(
-        "apiVersion: v1
-kind: Pod
-metadata: {{name: {name}}}
-spec:
-  terminationGracePeriodSeconds: 3
-  containers:
-  - name: app
-    image: localhost/pintle-demo:1
-    command: [sh, -c, {command:?}]
-"
-    )
+fn pod(name: &str, script: &str) -> Manifest {
+    Manifest::sleeper(name).spec("terminationGracePeriodSeconds", "3").shell(script)
 }
 
 /// Sets the wall clock by so many seconds.

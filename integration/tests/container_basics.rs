@@ -2,23 +2,7 @@
 
 use std::fs;
 
-use pintle_integration::{Mode, Node, cgroup_mode, container_status, read_cgroup_file};
-
-/// A pod `NAME` with one container `app` that sleeps, and whatever else the test asks for below `containers[0]`.
-fn sleeper(name: &str, more: &str) -> String {
-    format!(
-        "apiVersion: v1
-kind: Pod
-metadata: {{name: {name}}}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: app
-    image: localhost/pintle-demo:1
-    command: [sleep, infinity]
-{more}"
-    )
-}
+use pintle_integration::{Manifest, Mode, Node, cgroup_mode, container_status, read_cgroup_file};
 
 fn namespace(pid: i32, kind: &str) -> String {
     let link = fs::read_link(format!("/proc/{pid}/ns/{kind}")).expect("the process lives");
@@ -28,7 +12,7 @@ fn namespace(pid: i32, kind: &str) -> String {
 #[test]
 fn r01_a_container_has_namespaces_of_its_own() {
     let node = Node::start();
-    node.manifest("a.yaml", &sleeper("a", ""));
+    node.manifest("a.yaml", &Manifest::sleeper("a"));
     node.wait_ready("a");
     let pid = node.container("a", "app").pid;
     let own = i32::try_from(std::process::id()).expect("a pid");
@@ -41,11 +25,8 @@ fn r01_a_container_has_namespaces_of_its_own() {
 #[test]
 fn r02_cpu_and_memory_limits_stand_in_the_cgroup() {
     let node = Node::start();
-    let limits = "    resources:
-      requests: {cpu: 250m, memory: 32Mi}
-      limits: {cpu: 500m, memory: 64Mi}
-";
-    node.manifest("a.yaml", &sleeper("a", limits));
+    let limits = "{requests: {cpu: 250m, memory: 32Mi}, limits: {cpu: 500m, memory: 64Mi}}";
+    node.manifest("a.yaml", &Manifest::sleeper("a").with("resources", limits));
     node.wait_ready("a");
     let pid = node.container("a", "app").pid;
     assert_eq!(
@@ -79,7 +60,7 @@ fn inside_its_own_cgroup(node: &Node) {
 #[test]
 fn r03_the_root_is_switched_and_the_host_is_out_of_sight() {
     let node = Node::start();
-    node.manifest("a.yaml", &sleeper("a", ""));
+    node.manifest("a.yaml", &Manifest::sleeper("a"));
     node.wait_ready("a");
     assert!(!node.try_exec("a", "app", &["test", "-e", "/usr/lib/os-release"]).status.success());
     let mounts = node.exec("a", "app", &["cat", "/proc/self/mountinfo"]);
@@ -95,8 +76,8 @@ fn r03_the_root_is_switched_and_the_host_is_out_of_sight() {
 #[test]
 fn r04_layers_are_unpacked_once_and_shared() {
     let node = Node::start();
-    node.manifest("a.yaml", &sleeper("a", ""));
-    node.manifest("b.yaml", &sleeper("b", ""));
+    node.manifest("a.yaml", &Manifest::sleeper("a"));
+    node.manifest("b.yaml", &Manifest::sleeper("b"));
     node.wait_ready("a");
     node.wait_ready("b");
     // Every container's root names the same unpacked directories as its lower ones.
@@ -115,7 +96,7 @@ fn r04_layers_are_unpacked_once_and_shared() {
 #[test]
 fn r05_exec_enters_the_containers_namespaces_and_returns_the_exit_code() {
     let node = Node::start();
-    node.manifest("a.yaml", &sleeper("a", ""));
+    node.manifest("a.yaml", &Manifest::sleeper("a"));
     node.wait_ready("a");
     let pid = node.container("a", "app").pid;
     for kind in ["pid", "mnt", "uts", "ipc", "net"] {
@@ -136,15 +117,8 @@ fn r06_a_volume_is_the_hosts_own_directory() {
     let source = node.path("data");
     fs::create_dir(&source).expect("a directory can be made");
     fs::write(source.join("file"), "from the host\n").expect("a file can be written");
-    let volume = format!(
-        "    volumeMounts: [{{name: data, mountPath: /data}}]
-  volumes:
-  - name: data
-    hostPath: {{path: {}, type: Directory}}
-",
-        source.display()
-    );
-    node.manifest("a.yaml", &sleeper("a", &volume));
+    let volume = format!("hostPath: {{path: {}, type: Directory}}", source.display());
+    node.manifest("a.yaml", &Manifest::sleeper("a").volume("data", &volume, "/data"));
     node.wait_ready("a");
     let inode = fs::metadata(source.join("file")).expect("the file is there").ino();
     assert_eq!(node.exec("a", "app", &["stat", "-c", "%i", "/data/file"]), inode.to_string());
@@ -154,9 +128,9 @@ fn r06_a_volume_is_the_hosts_own_directory() {
 #[test]
 fn r07_an_image_that_is_there_needs_no_registry() {
     let node = Node::start();
-    node.manifest("a.yaml", &sleeper("a", "    imagePullPolicy: IfNotPresent\n"));
+    node.manifest("a.yaml", &Manifest::sleeper("a").with("imagePullPolicy", "IfNotPresent"));
     node.wait_ready("a");
-    let missing = sleeper("b", "    imagePullPolicy: Never\n").replace("pintle-demo:1", "nowhere:1");
+    let missing = Manifest::sleeper("b").of("localhost/nowhere:1").with("imagePullPolicy", "Never");
     node.manifest("b.yaml", &missing);
     node.wait_pod("b", "ErrImageNeverPull", |pod| {
         container_status(pod, "app")["state"]["waiting"]["reason"] == "ErrImageNeverPull"
@@ -167,7 +141,7 @@ fn r07_an_image_that_is_there_needs_no_registry() {
 #[test]
 fn r09_a_container_counts_its_own_processes() {
     let node = Node::start();
-    node.manifest("a.yaml", &sleeper("a", ""));
+    node.manifest("a.yaml", &Manifest::sleeper("a"));
     node.wait_ready("a");
     assert_eq!(node.exec("a", "app", &["cat", "/proc/1/comm"]), "sleep");
     assert_ne!(node.container("a", "app").pid, 1, "the host sees another pid");
@@ -177,9 +151,10 @@ fn r09_a_container_counts_its_own_processes() {
 #[test]
 fn r12_a_container_over_its_memory_limit_is_killed_and_told_so() {
     let node = Node::start();
-    let pod = sleeper("hog", "    resources: {limits: {memory: 16Mi}}\n")
-        .replace("command: [sleep, infinity]", "command: [sh, -c, \"tail /dev/zero\"]")
-        .replace("spec:", "spec:\n  restartPolicy: Never");
+    let pod = Manifest::sleeper("hog")
+        .spec("restartPolicy", "Never")
+        .with("resources", "{limits: {memory: 16Mi}}")
+        .shell("tail /dev/zero");
     node.manifest("a.yaml", &pod);
     let pod = node.wait_pod("hog", "Failed", |pod| pod["status"]["phase"] == "Failed");
     let ended = &container_status(&pod, "app")["state"]["terminated"];

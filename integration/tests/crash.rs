@@ -8,23 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pintle_integration::{Node, condition, container_status, time_out, wait_until};
-
-fn pod(name: &str, spec: &str, command: &str) -> String {
-    format!(
-        "apiVersion: v1
-kind: Pod
-metadata: {{name: {name}}}
-spec:
-  terminationGracePeriodSeconds: 1
-{spec}
-  containers:
-  - name: app
-    image: localhost/pintle-demo:1
-    command: [sh, -c, \"{command}\"]
-"
-    )
-}
+use pintle_integration::{Manifest, Node, condition, container_status, time_out, wait_until};
 
 /// Prints a growing number, about ten thousand lines a second.
 const COUNTER: &str = "n=0; while true; do i=0; while [ $i -lt 1000 ]; do echo $n; n=$((n+1)); i=$((i+1)); done; sleep 0.09; done";
@@ -60,8 +44,8 @@ fn the_agent_killed_at_random_moments_disturbs_and_loses_nothing() {
     println!("seed {seed}");
     let mut random = Random(seed);
     let mut node = Node::start();
-    node.manifest("steady.yaml", &pod("steady", "", "exec sleep infinity"));
-    node.manifest("counter.yaml", &pod("counter", "", COUNTER));
+    node.manifest("steady.yaml", &Manifest::sleeper("steady"));
+    node.manifest("counter.yaml", &Manifest::sleeper("counter").shell(COUNTER));
     let addresses: Vec<_> =
         ["steady", "counter"].iter().map(|name| node.wait_ready(name)["status"]["podIP"].clone()).collect();
     let before = running(&node);
@@ -71,8 +55,8 @@ fn the_agent_killed_at_random_moments_disturbs_and_loses_nothing() {
         // A pod that ends with a code of its own while the agent is being killed.
         let code = 1 + round % 200;
         let name = format!("ends{round}");
-        let manifest =
-            pod(&name, "  restartPolicy: Never", &format!("sleep 0.0{}; exit {code}", random.below(10)));
+        let script = format!("sleep 0.0{}; exit {code}", random.below(10));
+        let manifest = Manifest::sleeper(&name).spec("restartPolicy", "Never").shell(&script);
         node.manifest(&format!("{name}.yaml"), &manifest);
         codes.insert(name, code);
         std::thread::sleep(Duration::from_millis(random.below(120)));
@@ -142,13 +126,13 @@ fn whole_log(node: &mut Node, pod: &str) -> String {
 #[test]
 fn the_agent_aborted_after_each_action_converges_to_the_same_end() {
     let mut node = Node::start();
-    node.manifest("steady.yaml", &pod("steady", "", "exec sleep infinity"));
+    node.manifest("steady.yaml", &Manifest::sleeper("steady"));
     node.wait_ready("steady");
     let before = node.container("steady", "app");
     for after in 1..=12 {
         node.stop_agent();
         let name = format!("fresh{after}");
-        node.manifest("fresh.yaml", &pod(&name, "", "exec sleep infinity"));
+        node.manifest("fresh.yaml", &Manifest::sleeper(&name));
         node.set_agent_env("PINTLE_FAILPOINT", &format!("after-action:{after}"));
         node.spawn_agent();
         // It either dies at the fail point, or had fewer actions than that to do and is killed here.
@@ -188,7 +172,7 @@ fn wait_for_death_or_ready(node: &mut Node, name: &str) -> bool {
 #[test]
 fn a_killed_supervisor_means_a_rebuilt_pod_and_no_leak() {
     let node = Node::start();
-    node.manifest("a.yaml", &pod("a", "", "exec sleep infinity"));
+    node.manifest("a.yaml", &Manifest::sleeper("a"));
     node.wait_ready("a");
     for round in 0..3 {
         let app = node.container("a", "app").pid;
@@ -205,7 +189,7 @@ fn a_killed_supervisor_means_a_rebuilt_pod_and_no_leak() {
         node.remove_manifest("a.yaml");
         node.wait_gone("a");
         assert!(node.residue().processes().iter().all(|(pid, _)| *pid == node.agent_pid()), "round {round}");
-        node.manifest("a.yaml", &pod("a", "", "exec sleep infinity"));
+        node.manifest("a.yaml", &Manifest::sleeper("a"));
         node.wait_ready("a");
     }
     node.finish();

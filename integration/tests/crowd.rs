@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use pintle_integration::{Memory, Node, condition, container_status, time_out};
+use pintle_integration::{Manifest, Memory, Node, condition, container_status, time_out};
 use serde_json::Value;
 
 /// How long the use of the processor is watched.
@@ -17,19 +17,6 @@ const QUIET: Duration = Duration::from_secs(2);
 
 fn pods() -> usize {
     std::env::var("PINTLE_TEST_PODS").ok().and_then(|text| text.parse().ok()).unwrap_or(40)
-}
-
-fn manifest(index: usize) -> String {
-    format!(
-        "apiVersion: v1
-kind: Pod
-metadata: {{name: crowd{index}}}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - {{name: app, image: 'localhost/pintle-demo:1', command: [sleep, infinity]}}
-"
-    )
 }
 
 /// What must not change of a container: its processes and since when it runs.
@@ -106,7 +93,7 @@ fn a_crowd_of_pods_is_adopted_by_the_next_agent_without_touching_one() {
     println!("agent without a pod: {}", Memory::of(node.agent_pid()));
     let began = Instant::now();
     for index in 0..count {
-        node.manifest(&format!("crowd{index}.yaml"), &manifest(index));
+        node.manifest(&format!("crowd{index}.yaml"), &Manifest::sleeper(&format!("crowd{index}")));
     }
     let pods = wait_all_ready(&node, count);
     println!("{count} pods ready after {:.2?}; agent: {}", began.elapsed(), Memory::of(node.agent_pid()));

@@ -5,25 +5,9 @@
 
 use std::fs;
 
-use pintle_integration::{Container, Disk, Node, condition, container_status, wait_until};
+use pintle_integration::{Container, Disk, Manifest, Node, condition, container_status, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
-
-fn pod(name: &str, policy: &str, command: &str) -> String {
-    format!(
-        "apiVersion: v1
-kind: Pod
-metadata: {{name: {name}}}
-spec:
-  terminationGracePeriodSeconds: 1
-  restartPolicy: {policy}
-  containers:
-  - name: app
-    image: localhost/pintle-demo:1
-    command: [sh, -c, {command:?}]
-"
-    )
-}
 
 const FULL: &str = "No space left on device";
 const READ_ONLY: &str = "Read-only file system";
@@ -58,8 +42,9 @@ struct Healthy {
 }
 
 fn healthy(node: &Node) -> Healthy {
-    node.manifest("steady.yaml", &pod("steady", "Always", TALKS));
-    node.manifest("ends.yaml", &pod("ends", "Never", &ends_on_signal(7)));
+    node.manifest("steady.yaml", &Manifest::sleeper("steady").shell(TALKS));
+    let ends = Manifest::sleeper("ends").spec("restartPolicy", "Never").shell(&ends_on_signal(7));
+    node.manifest("ends.yaml", &ends);
     node.wait_ready("steady");
     node.wait_ready("ends");
     // The trap has to be set before it is sprung.
@@ -69,7 +54,7 @@ fn healthy(node: &Node) -> Healthy {
 
 /// Everything that has to hold while `cause` reigns, and when `end_it` has ended it.
 fn survive(node: &mut Node, cause: &str, healthy: &Healthy, end_it: impl FnOnce()) {
-    node.manifest("late.yaml", &pod("late", "Always", "exec sleep infinity"));
+    node.manifest("late.yaml", &Manifest::sleeper("late"));
     let late = node.wait_pod("late", cause, |pod| waits_because(pod).contains(cause));
     assert_eq!(condition(&late, "Ready"), "False");
     let told = node.pintle(&["explain", "pod/late"]);
@@ -180,7 +165,7 @@ fn a_full_log_disk_neither_blocks_nor_ends_a_container_and_the_gap_is_told_to_th
     node.set_config(&format!("podLogsDir: {}\n", disk.path().display()));
     start(&mut node);
     let counts = "n=0; while true; do i=0; while [ $i -lt 100 ]; do echo $n; n=$((n+1)); i=$((i+1)); done; echo $n > /tmp/n; sleep 0.02; done";
-    node.manifest("counts.yaml", &pod("counts", "Always", counts));
+    node.manifest("counts.yaml", &Manifest::sleeper("counts").shell(counts));
     node.wait_ready("counts");
     let container = node.container("counts", "app");
     let ballast = disk.fill();
@@ -213,7 +198,7 @@ fn a_pod_without_an_address_says_so_and_starts_when_one_is_free() {
     start(&mut node);
     for index in 0..5 {
         let name = format!("p{index}");
-        node.manifest(&format!("{name}.yaml"), &pod(&name, "Always", "exec sleep infinity"));
+        node.manifest(&format!("{name}.yaml"), &Manifest::sleeper(&name));
     }
     let running: Vec<Container> = (0..5)
         .map(|index| format!("p{index}"))
@@ -222,7 +207,7 @@ fn a_pod_without_an_address_says_so_and_starts_when_one_is_free() {
             node.container(&name, "app")
         })
         .collect();
-    node.manifest("late.yaml", &pod("late", "Always", "exec sleep infinity"));
+    node.manifest("late.yaml", &Manifest::sleeper("late"));
     let late = node.wait_pod("late", "without an address", |pod| waits_because(pod).contains("address"));
     assert!(waits_because(&late).contains("10.213.7.0/29"), "{}", waits_because(&late));
     let told = node.pintle(&["explain", "pod/late"]);

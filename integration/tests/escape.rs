@@ -10,8 +10,8 @@ use std::path::Path;
 use std::process::Command;
 
 use pintle_integration::{
-    Mode, Node, cgroup_mode, cgroup_path_of, container_status, hostile_image, read_cgroup_file, time_out,
-    wait_until,
+    Manifest, Mode, Node, cgroup_mode, cgroup_path_of, container_status, hostile_image, read_cgroup_file,
+    time_out, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -36,21 +36,18 @@ fn import(node: &Node, name: &str, config: &Value, fill: impl FnOnce(&Path)) {
     fs::remove_file(archive).expect("the archive can be removed");
 }
 
-/// A pod with one container `app` that sleeps; `container` and `spec` are more fields of it, in flow style.
-fn pod(name: &str, image: &str, container: &str, spec: &str) -> String {
-    format!(
-        "apiVersion: v1
-kind: Pod
-metadata: {{name: {name}}}
-spec: {{terminationGracePeriodSeconds: 1, {spec}
-  containers: [{{name: app, image: '{image}', {container} command: [sleep, infinity]}}]}}
-"
-    )
+/// A pod that may attack: it sleeps until it is told how.
+fn attacker(name: &str) -> Manifest {
+    Manifest::sleeper(name).of(IMAGE)
 }
 
-const VOLUME: &str = "volumes: [{name: data, emptyDir: {}}],";
-const MOUNTED: &str =
-    "volumeMounts: [{name: data, mountPath: /volume}, {name: data, mountPath: /readonly, readOnly: true}],";
+/// With a volume, mounted to be written and to be read.
+fn with_volume(pod: Manifest) -> Manifest {
+    pod.volume("data", "emptyDir: {}", "/volume").with(
+        "volumeMounts",
+        "[{name: data, mountPath: /volume}, {name: data, mountPath: /readonly, readOnly: true}]",
+    )
+}
 
 fn attack(node: &Node, pod: &str, arguments: &[&str]) -> Report {
     let told = node.exec(pod, "app", &[&["/attacker"][..], arguments].concat());
@@ -100,14 +97,11 @@ fn node_facts() -> (String, String, Vec<String>) {
 #[test]
 fn system_calls_mounts_and_limits_of_the_node_are_refused() {
     let node = attacked_node();
-    let limited = format!("resources: {{limits: {{memory: 64Mi, cpu: 500m}}}}, {MOUNTED}");
-    node.manifest("a.yaml", &pod("a", IMAGE, &limited, VOLUME));
+    let limited =
+        |name: &str| with_volume(attacker(name).with("resources", "{limits: {memory: 64Mi, cpu: 500m}}"));
+    node.manifest("a.yaml", &limited("a"));
     // Not by exec, whose processes are in a group of their own below the container's.
-    let main = limited.clone() + "args: ['/attacker namespaces; sleep infinity'],";
-    node.manifest(
-        "b.yaml",
-        &pod("b", IMAGE, &main, VOLUME).replace("command: [sleep, infinity]", "command: [sh, -c]"),
-    );
+    node.manifest("b.yaml", &limited("b").shell("/attacker namespaces; sleep infinity"));
     node.wait_ready("a");
     let before = node_facts();
     let missing = ["EPERM", "ENOSYS"];
@@ -208,7 +202,7 @@ fn files_of_the_kernel_and_devices_of_the_node_cannot_be_opened() {
             assert!(made.success());
         }
     });
-    node.manifest("a.yaml", &pod("a", IMAGE, MOUNTED, VOLUME));
+    node.manifest("a.yaml", &with_volume(attacker("a")));
     node.wait_ready("a");
     let written = [
         "/proc/sys/kernel/core_pattern",
@@ -302,11 +296,10 @@ fn check_devices(node: &Node) {
 #[test]
 fn a_process_starts_with_containerds_capabilities_and_three_descriptors_of_its_own() {
     let node = attacked_node();
-    let main = "args: ['/attacker self; sleep infinity'],";
-    let shell = |text: String| text.replace("command: [sleep, infinity]", "command: [sh, -c]");
-    node.manifest("root.yaml", &shell(pod("root", IMAGE, main, "")));
-    let user = main.to_owned() + "securityContext: {runAsUser: 1000, allowPrivilegeEscalation: false},";
-    node.manifest("user.yaml", &shell(pod("user", IMAGE, &user, "")));
+    let started = |name: &str| attacker(name).shell("/attacker self; sleep infinity");
+    node.manifest("root.yaml", &started("root"));
+    let user = "{runAsUser: 1000, allowPrivilegeEscalation: false}";
+    node.manifest("user.yaml", &started("user").with("securityContext", user));
     for (name, held, no_new) in [("root", DEFAULT_CAPABILITIES, "0"), ("user", "0000000000000000", "1")] {
         node.wait_ready(name);
         let main = wait_until("what it starts with", || {
@@ -344,9 +337,9 @@ fn a_process_starts_with_containerds_capabilities_and_three_descriptors_of_its_o
 #[test]
 fn no_process_or_socket_of_the_node_is_in_reach() {
     let node = attacked_node();
-    node.manifest("a.yaml", &pod("a", IMAGE, "", ""));
-    node.manifest("shared.yaml", &pod("shared", IMAGE, "", "shareProcessNamespace: true,"));
-    node.manifest("hostnet.yaml", &pod("hostnet", IMAGE, "", "hostNetwork: true,"));
+    node.manifest("a.yaml", &attacker("a"));
+    node.manifest("shared.yaml", &attacker("shared").spec("shareProcessNamespace", "true"));
+    node.manifest("hostnet.yaml", &attacker("hostnet").spec("hostNetwork", "true"));
     for name in ["a", "shared", "hostnet"] {
         node.wait_ready(name);
     }
@@ -408,12 +401,16 @@ fn the_supervisors_program_can_neither_be_looked_into_nor_written_from_a_contain
             assert!(made.success());
         }
     });
-    let shared = pod("a", IMAGE, "", "shareProcessNamespace: true,");
     // Long enough for some commands to be run meanwhile.
     let seconds = time_out(4).as_secs();
-    let watcher = format!("{{name: watcher, image: '{IMAGE}', command: [/attacker, watch, '{seconds}']}}");
-    let shared = shared.replace("containers: [", &format!("containers: [{watcher}, "));
-    node.manifest("a.yaml", &shared.replace("spec: {", "spec: {restartPolicy: Never, "));
+    let shared = Manifest::new("a")
+        .of(IMAGE)
+        .spec("shareProcessNamespace", "true")
+        .spec("restartPolicy", "Never")
+        .container("watcher")
+        .with("command", &format!("[/attacker, watch, '{seconds}']"))
+        .container("app");
+    node.manifest("a.yaml", &shared);
     wait_until("the watcher", || {
         node.try_pod("a").filter(|pod| !container_status(pod, "watcher")["state"]["running"].is_null())
     });
@@ -449,12 +446,8 @@ fn keys_of_the_node_and_of_neighbours_are_not_found() {
     let mut node = Node::prepare();
     node.start_agent_with_key("node-secret");
     import(&node, IMAGE, &json!({}), |_| {});
-    node.manifest(
-        "a.yaml",
-        &pod("a", IMAGE, "args: ['/attacker keys find node-secret; sleep infinity'],", "")
-            .replace("command: [sleep, infinity]", "command: [sh, -c]"),
-    );
-    node.manifest("b.yaml", &pod("b", IMAGE, "", ""));
+    node.manifest("a.yaml", &attacker("a").shell("/attacker keys find node-secret; sleep infinity"));
+    node.manifest("b.yaml", &attacker("b"));
     node.wait_ready("a");
     node.wait_ready("b");
     let main = wait_until("the search", || {
@@ -501,15 +494,18 @@ const ODD_IMAGES: [(&str, &str); 7] = [
 ];
 
 /// Mounts over what has to be the kernel's own.
-const ODD_MOUNTS: [(&str, &str, &str); 4] = [
-    ("covers-p", "volumeMounts: [{name: data, mountPath: /to-proc}],", "\"/proc\" cannot be mounted on"),
-    ("covers-d", "volumeMounts: [{name: data, mountPath: /to-dev}],", "\"/dev\" cannot be mounted on"),
-    ("covers-s", "volumeMounts: [{name: data, mountPath: /proc/sys/kernel}],", "cannot be mounted on"),
-    ("message", "terminationMessagePath: /proc/sys/kernel/core_pattern,", "cannot be mounted on"),
+const ODD_MOUNTS: [(&str, &str, &str); 3] = [
+    ("covers-p", "/to-proc", "\"/proc\" cannot be mounted on"),
+    ("covers-d", "/to-dev", "\"/dev\" cannot be mounted on"),
+    ("covers-s", "/proc/sys/kernel", "cannot be mounted on"),
 ];
 
 fn odd_image(name: &str) -> String {
     format!("localhost/{name}:1")
+}
+
+fn odd(name: &str) -> Manifest {
+    Manifest::sleeper(name).of(&odd_image("odd"))
 }
 
 fn import_odd_images(node: &Node, victim: &Path) {
@@ -551,21 +547,23 @@ fn links_and_devices_of_an_image_lead_nowhere_on_the_node() {
     fs::write(victim.join("passwd"), "host:x:4242:4242::/:/bin/sh\n").expect("a file can be written");
     import_odd_images(&node, &victim);
     for (name, _) in ODD_IMAGES {
-        node.manifest(&format!("{name}.yaml"), &pod(name, &odd_image(name), "", ""));
+        node.manifest(&format!("{name}.yaml"), &Manifest::sleeper(name).of(&odd_image(name)));
     }
-    for (name, mount, _) in ODD_MOUNTS {
-        node.manifest(&format!("{name}.yaml"), &pod(name, &odd_image("odd"), mount, VOLUME));
+    for (name, path, _) in ODD_MOUNTS {
+        let covering = odd(name).volume("data", "emptyDir: {}", path);
+        node.manifest(&format!("{name}.yaml"), &covering);
     }
-    node.manifest("odd.yaml", &pod("odd", &odd_image("odd"), "", ""));
-    let container = |fd| {
-        let rest = format!("workingDir: /proc/self/fd/{fd}, command: [sleep, infinity]");
-        format!("{{name: fd{fd}, image: '{}', {rest}}}", odd_image("odd"))
-    };
+    let message = odd("message").with("terminationMessagePath", "/proc/sys/kernel/core_pattern");
+    node.manifest("message.yaml", &message);
+    node.manifest("odd.yaml", &odd("odd"));
     let fds = 3..=9;
-    let containers = fds.clone().map(container).collect::<Vec<_>>().join(", ");
-    let head = "apiVersion: v1\nkind: Pod\nmetadata: {name: fds}\nspec: {terminationGracePeriodSeconds: 1, ";
-    node.manifest("fds.yaml", &format!("{head}containers: [{containers}]}}\n"));
-    for (name, words) in ODD_IMAGES.into_iter().chain(ODD_MOUNTS.map(|(name, _, words)| (name, words))) {
+    let in_each = fds.clone().fold(Manifest::new("fds").of(&odd_image("odd")), |pod, fd| {
+        pod.container(&format!("fd{fd}")).with("workingDir", &format!("/proc/self/fd/{fd}"))
+    });
+    node.manifest("fds.yaml", &in_each);
+    let covering = ODD_MOUNTS.map(|(name, _, words)| (name, words));
+    let refused = ODD_IMAGES.into_iter().chain(covering).chain([("message", "cannot be mounted on")]);
+    for (name, words) in refused.clone() {
         wait_refused(&node, name, words);
     }
     node.wait_ready("odd");
@@ -579,9 +577,7 @@ fn links_and_devices_of_an_image_lead_nowhere_on_the_node() {
     }
     let left = fs::read_dir(&victim).expect("it is there").flatten().map(|entry| entry.file_name());
     assert_eq!(left.collect::<Vec<_>>(), ["passwd"], "an image wrote to the node");
-    let images = ODD_IMAGES.into_iter().map(|(name, _)| name);
-    let pods =
-        images.chain(ODD_MOUNTS.into_iter().map(|(name, ..)| name)).chain(["odd", "fds"]).collect::<Vec<_>>();
+    let pods = refused.map(|(name, _)| name).chain(["odd", "fds"]).collect::<Vec<_>>();
     for name in &pods {
         node.remove_manifest(&format!("{name}.yaml"));
     }
@@ -598,18 +594,17 @@ fn what_a_container_does_to_its_volume_message_and_directory_stays_inside() {
     fs::create_dir(&victim).expect("a directory can be made");
     fs::write(victim.join("secret"), "of the node").expect("a file can be written");
     let links = format!(
-        "args: ['rm -f /dev/termination-log; ln -s {0} /dev/termination-log; mkfifo /dev/termination-log; \
-         ln -s {0} /volume/link; mv /volume /etc; mv /etc/hosts /tmp; exit 3'], {MOUNTED}",
+        "rm -f /dev/termination-log; ln -s {0} /dev/termination-log; mkfifo /dev/termination-log; \
+         ln -s {0} /volume/link; mv /volume /etc; mv /etc/hosts /tmp; exit 3",
         victim.join("secret").display()
     );
-    let text = pod("a", IMAGE, &links, VOLUME);
-    node.manifest("a.yaml", &text.replace("command: [sleep, infinity]", "command: [sh, -c]"));
+    node.manifest("a.yaml", &with_volume(attacker("a").shell(&links)));
     let ended = node.wait_pod("a", "restarted", |pod| container_status(pod, "app")["restartCount"] == 1);
     let last = &container_status(&ended, "app")["lastState"]["terminated"];
     assert_eq!(last["exitCode"], 3, "{ended:#}");
     assert!(last["message"].as_str().is_none_or(str::is_empty), "{last}");
     // The directory that an exec starts in, exchanged for ways out.
-    node.manifest("b.yaml", &pod("b", IMAGE, "workingDir: /work,", ""));
+    node.manifest("b.yaml", &attacker("b").with("workingDir", "/work"));
     node.wait_ready("b");
     for target in ["/proc/self/fd/3", "/proc/self/fd/7", "/proc/1/cwd/../../..", "/proc/self/root/.."] {
         let script = format!("rm -rf /work; ln -s {target} /work");
@@ -635,20 +630,16 @@ fn what_a_container_does_to_its_volume_message_and_directory_stays_inside() {
 #[test]
 fn a_containers_flood_and_greed_harm_neither_supervisor_nor_neighbours() {
     let node = attacked_node();
-    let container = |name: &str, rest: &str| format!("{{name: {name}, image: '{IMAGE}', {rest}}}");
-    let all = [
-        container("flood", "command: [/attacker, flood, bytes, '64']"),
-        container("hog", "command: [/attacker, memory], resources: {limits: {memory: 24Mi}}"),
-        container("calm", "command: [sleep, infinity]"),
-    ];
-    node.manifest(
-        "a.yaml",
-        &format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec: {{restartPolicy: Never, terminationGracePeriodSeconds: 1, \
-             containers: [{}]}}\n",
-            all.join(", ")
-        ),
-    );
+    let pod = Manifest::new("a")
+        .of(IMAGE)
+        .spec("restartPolicy", "Never")
+        .container("flood")
+        .with("command", "[/attacker, flood, bytes, '64']")
+        .container("hog")
+        .with("command", "[/attacker, memory]")
+        .with("resources", "{limits: {memory: 24Mi}}")
+        .container("calm");
+    node.manifest("a.yaml", &pod);
     let pod = node.wait_pod("a", "through", |pod| {
         container_status(pod, "calm")["state"]["running"].is_object()
             && ["flood", "hog"]

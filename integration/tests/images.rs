@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-use pintle_integration::{Node, image_archive, wait_until};
+use pintle_integration::{Manifest, Node, image_archive, wait_until};
 
 /// Debian's registry with a password, on the loopback of the node's network namespace.
 struct Registry(Child);
@@ -51,20 +51,8 @@ impl Drop for Registry {
     }
 }
 
-fn pod(name: &str, image: &str) -> String {
-    format!(
-        "apiVersion: v1
-kind: Pod
-metadata: {{name: {name}}}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: app
-    image: {image}
-    imagePullPolicy: IfNotPresent
-    command: [sleep, infinity]
-"
-    )
+fn pod(name: &str, image: &str) -> Manifest {
+    Manifest::sleeper(name).of(image).with("imagePullPolicy", "IfNotPresent")
 }
 
 #[test]

@@ -4,23 +4,11 @@ use std::fs;
 use std::io::Write;
 use std::time::Instant;
 
-use pintle_integration::{Node, container_status, wait_until};
+use pintle_integration::{Manifest, Node, container_status, wait_until};
 
-fn sleeper(name: &str, seconds: &str) -> String {
-    format!(
-        "apiVersion: v1
-kind: Pod
-metadata: {{name: {name}}}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: app
-    image: localhost/pintle-demo:1
-    command: [sleep, \"{seconds}\"]
-    volumeMounts: [{{name: scratch, mountPath: /scratch}}]
-  volumes: [{{name: scratch, emptyDir: {{}}}}]
-"
-    )
+fn sleeper(name: &str, seconds: &str) -> Manifest {
+    let command = format!("[sleep, '{seconds}']");
+    Manifest::sleeper(name).with("command", &command).volume("scratch", "emptyDir: {}", "/scratch")
 }
 
 fn command_line(pid: i32) -> String {
@@ -71,9 +59,9 @@ fn k05_editors_and_half_written_files_disturb_nothing() {
     node.wait_ready("a");
     let before = node.container("a", "app");
 
-    let text = sleeper("a", "1000");
+    let text = sleeper("a", "1000").to_string();
     for name in [".a.yaml.swp", "a.yaml~", "#a.yaml#", "4913", "notes.txt"] {
-        fs::write(manifests.join(name), sleeper("intruder", "1")).expect("a file can be written");
+        fs::write(manifests.join(name), sleeper("intruder", "1").to_string()).expect("a file can be written");
     }
     // An editor that truncates and writes in pieces; then one that only adds a comment.
     let mut slow = fs::File::create(manifests.join("a.yaml")).expect("the manifest opens");

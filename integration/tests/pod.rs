@@ -2,25 +2,10 @@
 
 use std::fs;
 
-use pintle_integration::{Node, condition, container_status, wait_until};
+use pintle_integration::{Manifest, Node, condition, container_status, wait_until};
 
-fn two(name: &str, spec: &str, first: &str, second: &str) -> String {
-    format!(
-        "apiVersion: v1
-kind: Pod
-metadata: {{name: {name}}}
-spec:
-  terminationGracePeriodSeconds: 1
-{spec}
-  containers:
-  - name: first
-    image: localhost/pintle-demo:1
-    command: [sh, -c, \"{first}\"]
-  - name: second
-    image: localhost/pintle-demo:1
-    command: [sh, -c, \"{second}\"]
-"
-    )
+fn two(name: &str, first: &str) -> Manifest {
+    Manifest::new(name).container("first").shell(first).container("second")
 }
 
 const SLEEP: &str = "exec sleep infinity";
@@ -43,7 +28,7 @@ fn kill(pid: i32) {
 #[test]
 fn p01_the_infra_container_comes_first_and_costs_next_to_nothing() {
     let node = Node::start();
-    node.manifest("a.yaml", &two("a", "", SLEEP, SLEEP));
+    node.manifest("a.yaml", &two("a", SLEEP));
     node.wait_ready("a");
     let (infra, _) = node.sandbox("a");
     for name in ["first", "second"] {
@@ -66,7 +51,7 @@ fn p01_the_infra_container_comes_first_and_costs_next_to_nothing() {
 #[test]
 fn p02_the_infra_container_is_the_life_of_the_pod() {
     let node = Node::start();
-    node.manifest("a.yaml", &two("a", "", SLEEP, SLEEP));
+    node.manifest("a.yaml", &two("a", SLEEP));
     let before = node.wait_ready("a");
     let second = node.container("a", "second").id;
     kill(node.container("a", "first").pid);
@@ -91,10 +76,7 @@ fn p02_the_infra_container_is_the_life_of_the_pod() {
 #[test]
 fn p03_the_containers_of_a_pod_share_network_ipc_and_name() {
     let node = Node::start();
-    node.manifest(
-        "a.yaml",
-        &two("a", "", "echo hello > /tmp/index.html; exec httpd -f -p 8080 -h /tmp", SLEEP),
-    );
+    node.manifest("a.yaml", &two("a", "echo hello > /tmp/index.html; exec httpd -f -p 8080 -h /tmp"));
     node.wait_ready("a");
     let (infra, _) = node.sandbox("a");
     for kind in ["net", "ipc", "uts"] {
@@ -114,8 +96,8 @@ fn p03_the_containers_of_a_pod_share_network_ipc_and_name() {
 #[test]
 fn p04_process_ids_are_shared_only_when_asked_for() {
     let node = Node::start();
-    node.manifest("own.yaml", &two("own", "", SLEEP, SLEEP));
-    node.manifest("shared.yaml", &two("shared", "  shareProcessNamespace: true", SLEEP, SLEEP));
+    node.manifest("own.yaml", &two("own", SLEEP));
+    node.manifest("shared.yaml", &two("shared", SLEEP).spec("shareProcessNamespace", "true"));
     node.wait_ready("own");
     node.wait_ready("shared");
     assert_eq!(node.exec("own", "first", &["cat", "/proc/1/comm"]), "sleep");
@@ -133,8 +115,8 @@ fn p04_process_ids_are_shared_only_when_asked_for() {
 fn p05_ports_are_shared_in_a_pod_and_independent_across_pods() {
     let node = Node::start();
     let listen = "exec nc -l -p 7000";
-    node.manifest("a.yaml", &two("a", "", listen, SLEEP));
-    node.manifest("b.yaml", &two("b", "", listen, SLEEP));
+    node.manifest("a.yaml", &two("a", listen));
+    node.manifest("b.yaml", &two("b", listen));
     node.wait_ready("a");
     node.wait_ready("b");
     wait_until("the port to be taken", || {
@@ -156,8 +138,8 @@ fn p05_ports_are_shared_in_a_pod_and_independent_across_pods() {
 #[test]
 fn p06_a_pod_has_an_address_and_a_name_of_its_own() {
     let node = Node::start();
-    node.manifest("a.yaml", &two("a", "", SLEEP, SLEEP));
-    node.manifest("b.yaml", &two("b", "", SLEEP, SLEEP));
+    node.manifest("a.yaml", &two("a", SLEEP));
+    node.manifest("b.yaml", &two("b", SLEEP));
     let (a, b) = (node.wait_ready("a"), node.wait_ready("b"));
     let address = |pod: &serde_json::Value| pod["status"]["podIP"].as_str().expect("an address").to_owned();
     assert_ne!(address(&a), address(&b));
@@ -173,10 +155,9 @@ fn p06_a_pod_has_an_address_and_a_name_of_its_own() {
 #[test]
 fn p08_a_volume_is_shared_by_the_containers_of_a_pod() {
     let node = Node::start();
-    let mounts = "    volumeMounts: [{name: shared, mountPath: /shared}]\n";
-    let pod = two("a", "  volumes: [{name: shared, emptyDir: {}}]", SLEEP, SLEEP)
-        .replace("  - name: second", &format!("{mounts}  - name: second"));
-    node.manifest("a.yaml", &format!("{pod}{mounts}"));
+    let shared = |pod: Manifest| pod.volume("shared", "emptyDir: {}", "/shared");
+    let pod = shared(Manifest::new("a").container("first"));
+    node.manifest("a.yaml", &shared(pod.container("second")));
     node.wait_ready("a");
     node.exec("a", "first", &["sh", "-c", "echo from first > /shared/file"]);
     assert_eq!(node.exec("a", "second", &["cat", "/shared/file"]), "from first");
@@ -196,19 +177,8 @@ fn p13_the_restart_policy_decides_what_an_exit_code_means() {
                 (false, 0) => "Succeeded",
                 (false, _) => "Failed",
             };
-            let manifest = format!(
-                "apiVersion: v1
-kind: Pod
-metadata: {{name: {name}}}
-spec:
-  restartPolicy: {policy}
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: app
-    image: localhost/pintle-demo:1
-    command: [sh, -c, \"exit {code}\"]
-"
-            );
+            let manifest =
+                Manifest::sleeper(&name).spec("restartPolicy", policy).shell(&format!("exit {code}"));
             node.manifest(&format!("{name}.yaml"), &manifest);
             wanted.push((name, restarts, phase, code));
         }
@@ -235,8 +205,8 @@ fn p24_manifests_may_be_yaml_or_json_and_unknown_fields_are_named() {
     let json = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"j"},"spec":{"containers":[
         {"name":"app","image":"localhost/pintle-demo:1","command":["sleep","infinity"]}],"terminationGracePeriodSeconds":1}}"#;
     node.manifest("j.json", json);
-    node.manifest("text.yaml", &two("text", "", SLEEP, SLEEP));
-    node.manifest("bad.yaml", &two("bad", "  restartPolcy: Never", SLEEP, SLEEP));
+    node.manifest("text.yaml", &two("text", SLEEP));
+    node.manifest("bad.yaml", &two("bad", SLEEP).spec("restartPolcy", "Never"));
     node.wait_ready("j");
     node.wait_ready("text");
     wait_until("the error to be told", || {
@@ -251,8 +221,8 @@ fn p24_manifests_may_be_yaml_or_json_and_unknown_fields_are_named() {
 #[test]
 fn p25_get_pods_prints_kubectls_columns() {
     let node = Node::start();
-    node.manifest("a.yaml", &two("a", "", SLEEP, SLEEP));
-    node.manifest("c.yaml", &two("c", "", "exit 1", SLEEP));
+    node.manifest("a.yaml", &two("a", SLEEP));
+    node.manifest("c.yaml", &two("c", "exit 1"));
     node.wait_ready("a");
     node.wait_pod("c", "backing off", |pod| {
         container_status(pod, "first")["state"]["waiting"]["reason"] == "CrashLoopBackOff"

@@ -2,25 +2,10 @@
 
 use std::fs;
 
-use pintle_integration::{Node, container_status, wait_until};
+use pintle_integration::{Manifest, Node, container_status, wait_until};
 
-fn pod(name: &str, volume: &str) -> String {
-    format!(
-        "apiVersion: v1
-kind: Pod
-metadata: {{name: {name}}}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: app
-    image: localhost/pintle-demo:1
-    command: [sleep, infinity]
-    volumeMounts: [{{name: data, mountPath: /data}}]
-  volumes:
-  - name: data
-    {volume}
-"
-    )
+fn pod(name: &str, source: &str) -> Manifest {
+    Manifest::sleeper(name).volume("data", source, "/data")
 }
 
 #[test]
