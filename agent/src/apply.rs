@@ -66,11 +66,13 @@ pub(crate) struct Failed {
     pub(crate) reason: &'static str,
     /// What failed and why.
     pub(crate) message: String,
+    /// The pod network had no address left; it tells when one is free again.
+    pub(crate) lacks_address: bool,
 }
 
 impl Failed {
-    fn new(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
+    pub(crate) fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), lacks_address: false }
     }
 
     fn call(reason: &'static str) -> impl FnOnce(Status) -> Self {
@@ -152,7 +154,11 @@ async fn create_sandbox(tools: &Tools, target: &Target, attempt: u32) -> Result<
     let pod = wanted(target)?;
     info!(attempt, "creating the sandbox: infra container, then network");
     let config = sandbox_config::of_pod(pod, attempt, &tools.node);
-    let id = tools.runtime.run_pod_sandbox(config).await.map_err(Failed::call("FailedCreatePodSandBox"))?;
+    let made = tools.runtime.run_pod_sandbox(config).await;
+    let id = made.map_err(|status| Failed {
+        lacks_address: status.code() == Code::ResourceExhausted,
+        ..Failed::call("FailedCreatePodSandBox")(status)
+    })?;
     info!(attempt, sandbox = id, "sandbox and network are ready");
     Ok(())
 }

@@ -237,3 +237,44 @@ impl Pod {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pintle_core::model::ContainerState;
+
+    use super::*;
+    use crate::runtime::fake::FakeRuntime;
+
+    const PERIOD: Duration = Duration::from_secs(60);
+
+    fn container(state: v1::ContainerState, exit_code: i32) -> v1::ContainerStatus {
+        v1::ContainerStatus {
+            id: "c1".to_owned(),
+            metadata: Some(v1::ContainerMetadata { name: "app".to_owned(), attempt: 0 }),
+            labels: BTreeMap::from([(POD_UID.to_owned(), "u-1".to_owned())]),
+            state: state.into(),
+            exit_code,
+            ..Default::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exit_whose_event_was_lost_is_noticed_by_the_next_relist() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let runtime = Arc::new(FakeRuntime::default());
+        runtime.set(container(v1::ContainerState::ContainerRunning, 0));
+        let pleg = Pleg::new(Arc::clone(&runtime) as SharedRuntime, PodDirs::new(dir.path()));
+        let mut facts = pleg.watch(&PodUid::new("u-1")).await;
+        assert!(matches!(facts.borrow_and_update().containers[0].state, ContainerState::Running { .. }));
+        tokio::spawn(pleg.run(PERIOD));
+        // The look after subscribing is over.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!facts.has_changed().expect("it is watched"));
+
+        runtime.set(container(v1::ContainerState::ContainerExited, 7));
+        let noticed = tokio::time::timeout(2 * PERIOD, facts.changed()).await;
+        noticed.expect("the relist does not notice it").expect("it is watched");
+        let state = facts.borrow().containers[0].state.clone();
+        assert!(matches!(state, ContainerState::Exited { exit_code: 7, .. }), "{state:?}");
+    }
+}

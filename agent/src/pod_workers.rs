@@ -19,7 +19,7 @@ use pintle_core::model::{DesiredPod, Goal, Policy};
 use pintle_core::pod_sources::SourceError;
 use pintle_core::pod_workers::{FoundPod, WorkerSet};
 use pintle_core::time::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::{Instrument as _, info, info_span, warn};
 
 use crate::admission::{self, Capacity};
@@ -51,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) statuses: StatusManager,
     /// Changes when an image arrives, whoever brought it: pods may wait for it.
     pub(crate) images_arrived: watch::Receiver<u64>,
+    /// Wakes one pod that waits for an address when one is free again.
+    pub(crate) addresses_freed: Arc<Notify>,
 }
 
 /// The owner of the workers.

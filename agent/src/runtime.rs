@@ -3,6 +3,9 @@
 //! In: CRI messages. Out: CRI messages, or a [`tonic::Status`]. Whatever implements CRI's services (the built-in engine)
 //! is a [`Runtime`]; the agent knows nothing else of it.
 
+#[cfg(test)]
+pub(crate) mod fake;
+
 use std::pin::Pin;
 use std::sync::Arc;
 

@@ -71,6 +71,7 @@ pub(crate) async fn run_agent(settings: Settings) -> anyhow::Result<()> {
         policy: Arc::clone(&policy),
         statuses: statuses.clone(),
         images_arrived: engine.images_arrived(),
+        addresses_freed: engine.addresses_freed(),
     };
     let service = AgentService { statuses, policy, node: settings.node_name.clone() };
     let workers = PodWorkers::new(shared.clone(), node::capacity(&facts, &settings), found);

@@ -23,7 +23,7 @@ use crate::nft::masquerade::{Masquerade, Rules};
 use crate::pod_link::{self, LinkError, PodAddress};
 use crate::pod_network::{Attach, Attachment, Netns, PodNetwork, Status};
 use crate::range;
-use crate::reaper::{Estate, Reaper};
+use crate::reaper::{Estate, Listener, Reaper};
 use crate::setup::{Ready, Setup, State};
 
 /// How long an attach waits for addresses that are being released.
@@ -72,6 +72,11 @@ impl Network {
     /// The node's pod range.
     pub fn pod_cidr(&self) -> Cidr {
         self.cidr
+    }
+
+    /// Calls `told`, which must not wait, for every address that is free again. Only the first listener counts.
+    pub fn on_address_freed(&self, told: impl Fn() + Send + Sync + 'static) {
+        self.estate.freed.get_or_init(|| Listener(Box::new(told)));
     }
 
     /// See [`PodNetwork::attach`]. [`Error::NoAddressLeft`] when the pod range is used up.

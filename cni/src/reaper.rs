@@ -1,6 +1,7 @@
 //! Deletes the interfaces of detached pods in batches, and only then frees their addresses.
 //!
-//! In: interface names, each with the lease that waits for it. Out: interfaces gone, leases forgotten.
+//! In: interface names, each with the lease that waits for it. Out: interfaces gone, leases forgotten, and who waits for
+//! an address told.
 //! Deleting one interface keeps the caller waiting for RCU, deleting a hundred together hardly longer; and most go by
 //! themselves a moment after their namespace's last process. So a detach only queues, and the reaper waits
 //! a moment, deletes what is left in one go and says so:
@@ -15,10 +16,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use std::{io, thread};
+use std::{fmt, io, thread};
 
 use crate::host::Host;
 use crate::lease::LeaseStore;
@@ -38,6 +39,17 @@ pub(crate) struct Estate {
     pub(crate) group: u32,
     queue: Mutex<Queue>,
     changed: Condvar,
+    /// Who is told of every address that is free again.
+    pub(crate) freed: OnceLock<Listener>,
+}
+
+/// What is called when something has happened.
+pub(crate) struct Listener(pub(crate) Box<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Listener")
+    }
 }
 
 #[derive(Debug, Default)]
@@ -48,7 +60,8 @@ struct Queue {
 
 impl Estate {
     pub(crate) fn new(host: Host, leases: LeaseStore, group: u32) -> Self {
-        Self { host, leases: Mutex::new(leases), group, queue: Mutex::default(), changed: Condvar::new() }
+        let (leases, freed) = (Mutex::new(leases), OnceLock::new());
+        Self { host, leases, group, queue: Mutex::default(), changed: Condvar::new(), freed }
     }
 
     /// A thread that panicked while it held the leases had either written one or not; both are sound.
@@ -81,6 +94,9 @@ impl Estate {
         for (name, ip) in doomed.iter().filter(|(name, _)| !left.contains(&name.as_str())) {
             if let Some(ip) = ip {
                 self.leases().forget(*ip, name).map_err(ReapError::Forget)?;
+                if let Some(Listener(told)) = self.freed.get() {
+                    told();
+                }
             }
             let mut queue = self.queue();
             if queue.condemned.get(name) == Some(ip) {

@@ -164,6 +164,8 @@ fn leases_of_another_boot_are_void() {
 fn a_used_up_range_is_told_as_such_and_recovers() {
     in_lab(|lab| {
         let network = Network::open(lab.with_range("10.88.7.0/29")).unwrap();
+        let (freed, told) = std::sync::mpsc::channel();
+        network.on_address_freed(move || freed.send(()).unwrap());
         let pods: Vec<Pod> = (0..6).map(|n| Pod::new(&format!("pod-{n}"))).collect();
         for pod in &pods[..5] {
             pod.attach(&network).unwrap();
@@ -175,7 +177,9 @@ fn a_used_up_range_is_told_as_such_and_recovers() {
         );
         assert!(error.is_retryable());
         assert_eq!(pod_links().len(), 5, "the failure left no interface");
+        assert!(told.try_recv().is_err(), "no address was freed");
         network.detach("pod-3").unwrap();
+        told.recv_timeout(lab::patience()).unwrap();
         assert_eq!(pods[5].attach(&network).unwrap().ip.to_string(), "10.88.7.5");
         tear_down(network);
     });

@@ -40,6 +40,8 @@ pub(super) struct Worker {
     stopped: BTreeSet<SandboxId>,
     /// An image was not on the node at the last look, so that the arrival of one is worth another.
     lacks_image: bool,
+    /// There was no address for its sandbox at the last try.
+    lacks_address: bool,
     /// Actions that succeeded and what the runtime had afterwards: the same again, with nothing changed, had no effect.
     done: BTreeMap<ActionKey, (Action, Arc<RuntimeFacts>)>,
     ended: (mpsc::UnboundedSender<Ended>, mpsc::UnboundedReceiver<Ended>),
@@ -63,6 +65,7 @@ impl Worker {
             pulled: BTreeMap::new(),
             stopped: BTreeSet::new(),
             lacks_image: false,
+            lacks_address: false,
             done: BTreeMap::new(),
             ended: mpsc::unbounded_channel(),
         }
@@ -114,6 +117,8 @@ impl Worker {
                 None => std::future::pending().await,
             }
         };
+        let addresses_freed = Arc::clone(&self.shared.addresses_freed);
+        let lacks_address = self.lacks_address && !leaves(&self.goals.borrow());
         let woken_by = tokio::select! {
             // Cancel-safe, all of them: values and messages that were not returned stay in their channels.
             Ok(()) = self.goals.changed() => "goal",
@@ -122,6 +127,13 @@ impl Worker {
             Some(ended) = self.ended.1.recv() => {
                 self.note(ended, &facts.borrow());
                 "action ended"
+            }
+            // Cancel-safe too: a notification that was not returned goes to another pod.
+            () = addresses_freed.notified(), if lacks_address => {
+                info!("an address is free again: trying at once");
+                self.lacks_address = false;
+                self.failures.remove(&ActionKey::Sandbox);
+                "an address was freed"
             }
             () = sleep => "time",
         };
@@ -218,7 +230,7 @@ impl Worker {
     fn note_no_effect(&mut self, action: &Action) {
         self.done.remove(&action.key());
         let message = "it was done, but nothing has changed; doing it again".to_owned();
-        self.note_failure(action.key(), Failed { reason: "NoEffect", message });
+        self.note_failure(action.key(), Failed::new("NoEffect", message));
     }
 
     fn begin(&mut self, action: Action, goal: &Goal, seen: &Arc<RuntimeFacts>, now: Timestamp) {
@@ -257,6 +269,9 @@ impl Worker {
         }
         self.tasks.remove(&key);
         self.in_flight.remove(&key);
+        if key == ActionKey::Sandbox {
+            self.lacks_address = result.as_ref().is_err_and(|failed| failed.lacks_address);
+        }
         match result {
             Ok(()) => {
                 if let Some(Failure { count, .. }) = self.failures.remove(&key) {
@@ -327,7 +342,57 @@ fn leaves(goal: &Goal) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::cgroups::Cgroups;
+    use crate::pleg::Pleg;
+    use crate::runtime::SharedRuntime;
+    use crate::runtime::fake::FakeRuntime;
+    use crate::sandbox_config::tests::{desired, node};
+    use crate::volumes::PodDirs;
+
+    fn shared(root: &std::path::Path) -> Shared {
+        let runtime: SharedRuntime = Arc::new(FakeRuntime::default());
+        let dirs = PodDirs::new(root);
+        Shared {
+            pleg: Pleg::new(Arc::clone(&runtime), dirs.clone()),
+            tools: apply::Tools {
+                runtime,
+                dirs,
+                cgroups: Cgroups::open("/pintle-test-worker").expect("hierarchies"),
+                node: Arc::new(node()),
+            },
+            policy: Arc::default(),
+            statuses: crate::status_manager::StatusManager::default(),
+            images_arrived: watch::channel(0).1,
+            addresses_freed: Arc::default(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_found_no_address_tries_again_as_soon_as_one_is_free() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let shared = shared(dir.path());
+        let (pod, policy) = (Arc::new(desired(r#"{"metadata":{"name":"a"}}"#)), Arc::clone(&shared.policy));
+        let (_goal, goals) = watch::channel(Goal::Run(pod));
+        let freed = Arc::clone(&shared.addresses_freed);
+        let mut worker = Worker::new(shared, PodUid::new("u-1"), goals);
+        let (_facts, mut facts) = watch::channel(Arc::default());
+        let failed =
+            Failed { lacks_address: true, ..Failed::new("FailedCreatePodSandBox", "no address left") };
+        let failure = Ended { action: Action::CreateSandbox { attempt: 0 }, result: Err(failed) };
+        worker.note(failure, &facts.borrow());
+        assert!(worker.failures.contains_key(&ActionKey::Sandbox));
+
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            freed.notify_one();
+        });
+        let now = clock::now();
+        worker.wait(&mut facts, Some(now + policy.retry.max), now).await;
+        assert!(worker.failures.is_empty(), "it waits for its time");
+    }
 
     #[test]
     fn a_cause_stays_the_same_though_ids_and_numbers_differ() {

@@ -50,6 +50,7 @@ fn code(error: &Error) -> Code {
         Error::Image { source, .. } => image_code(source),
         Error::Supervisor { source, .. } => supervisor_code(source),
         Error::Several(errors) => errors.first().map_or(Code::Unknown, code),
+        Error::Network { source: pintle_cni::Error::NoAddressLeft { .. }, .. } => Code::ResourceExhausted,
         Error::Network { .. } | Error::Io { .. } | Error::Record { .. } | Error::Internal(_) => Code::Unknown,
     }
 }

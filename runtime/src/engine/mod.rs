@@ -78,6 +78,8 @@ pub struct Engine {
     pub(crate) work: Arc<Notify>,
     /// Counts what was pulled and imported, for those who wait for an image.
     pub(crate) images_arrived: watch_flag::Sender<u64>,
+    /// Told of every pod address that is free again.
+    pub(crate) addresses_freed: Arc<Notify>,
     /// Places for commands in containers.
     pub(crate) execs: Arc<Semaphore>,
     pub(crate) identities: identity::Identities,
@@ -112,6 +114,9 @@ impl Engine {
         let lock = take_lock(&layout)?;
         let images = ImageStore::open(&layout.root).map_err(Error::image("opening the image store"))?;
         let network = open_network(&config, &layout)?;
+        let addresses_freed = Arc::new(Notify::new());
+        let freed = Arc::clone(&addresses_freed);
+        network.on_address_freed(move || freed.notify_one());
         let cgroups = Cgroups::discover()?;
         let host = HostFacts { open_files: config.open_files, ..host::facts(&cgroups)? };
         sandbox_files::write_pause(&layout.pause_rootfs())?;
@@ -128,6 +133,7 @@ impl Engine {
             events: EventHub::new(events::CAPACITY),
             work: Arc::default(),
             images_arrived: watch_flag::Sender::new(0),
+            addresses_freed,
             execs: Arc::new(Semaphore::new(exec::MAX_EXECS)),
             identities: identity::Identities::default(),
             sandboxes: RwLock::default(),
@@ -162,6 +168,12 @@ impl Engine {
     #[must_use]
     pub fn images_arrived(&self) -> watch_flag::Receiver<u64> {
         self.images_arrived.subscribe()
+    }
+
+    /// Wakes one waiter for each pod address that is free again.
+    #[must_use]
+    pub fn addresses_freed(&self) -> Arc<Notify> {
+        Arc::clone(&self.addresses_freed)
     }
 
     pub(crate) fn note_image_arrival(&self) {
