@@ -122,7 +122,7 @@ impl CliError {
                 "this runtime does not offer that call"
             }
             Self::TimedOut { .. } => "--timeout waits longer",
-            Self::Ambiguous { .. } => "give more digits of the id",
+            Self::Ambiguous { .. } => "give more digits of the id, or the name as it is listed",
             Self::WhichContainer { .. } => "choose one with -c",
             Self::NotPintle { .. } => {
                 "--runtime-endpoint unix:///run/pintle/pintle.sock is Pintle's own socket"

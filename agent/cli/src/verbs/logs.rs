@@ -1,6 +1,6 @@
 //! `logs`: prints a container's log, and follows it.
 //!
-//! In: a container, or a pod (and a container of it). Out: what the container wrote, stdout to stdout and stderr to
+//! In: a container, or a pod (and a container of it), by id or by `[namespace/]pod[/container]`. Out: what the container wrote, stdout to stdout and stderr to
 //! stderr. The log file is read here, so the runtime must be on this machine. Following ends when the container
 //! has ended and its file is read to the end.
 
@@ -18,7 +18,7 @@ use crate::{
     error::{CliError, Noun},
     io::Io,
     logs::{self, Follower, LogFile, Printer, Stamps, Watch, Writer},
-    resolve,
+    resolve::{self, ContainerOrPod},
     session::{Call, Session},
 };
 
@@ -29,7 +29,7 @@ const LAST_LINES: Duration = Duration::from_millis(100);
 
 #[derive(Debug, clap::Args)]
 pub struct LogsArgs {
-    /// Container, or pod: id, beginning of the id, or name
+    /// Id, beginning of an id, or name: [namespace/]pod, or [[namespace/]pod/]container
     #[arg(value_name = "CONTAINER|POD")]
     name: String,
     /// Container of the pod
@@ -86,29 +86,19 @@ fn since(text: &str) -> Result<Timestamp, CliError> {
 
 async fn container_id(args: &LogsArgs, session: &Session) -> Result<String, CliError> {
     let containers = resolve::containers(session).await?;
-    if args.container.is_none() {
-        match resolve::container(&args.name, &containers) {
-            Ok(container) => return Ok(container.id.clone()),
-            Err(CliError::NotFound { .. }) => {}
-            Err(other) => return Err(other),
-        }
-    }
     let pods = resolve::pods(session).await?;
-    match (resolve::pod(&args.name, &pods), &args.container) {
-        (Ok(pod), wanted) => of_pod(pod, wanted.as_deref(), containers),
-        (Err(CliError::NotFound { .. }), None) => {
-            Err(CliError::NotFound { noun: Noun::ContainerOrPod, wanted: args.name.clone() })
-        }
-        (Err(error), _) => Err(error),
+    if let Some(wanted) = &args.container {
+        return of_pod(resolve::pod(&args.name, &pods)?, Some(wanted), &containers);
+    }
+    match resolve::container_or_pod(&args.name, &containers, &pods)? {
+        ContainerOrPod::Container(container) => Ok(container.id.clone()),
+        ContainerOrPod::Pod(pod) => of_pod(pod, None, &containers),
     }
 }
 
-fn of_pod(
-    pod: &PodSandbox,
-    wanted: Option<&str>,
-    mut containers: Vec<Container>,
-) -> Result<String, CliError> {
-    containers.retain(|container| container.pod_sandbox_id == pod.id);
+fn of_pod(pod: &PodSandbox, wanted: Option<&str>, containers: &[Container]) -> Result<String, CliError> {
+    let own = containers.iter().filter(|container| container.pod_sandbox_id == pod.id);
+    let containers: Vec<Container> = own.cloned().collect();
     if let Some(wanted) = wanted {
         return Ok(resolve::container(wanted, &containers)?.id.clone());
     }
