@@ -7,8 +7,9 @@ use pintle_cri_api::v1::{ImageSpec, ImageStatusRequest};
 use crate::{
     error::{CliError, Noun},
     io::Io,
-    output::{self, TreeFormat},
+    output,
     session::{Call, Session},
+    verbs::list::{self, InspectionArgs},
 };
 
 #[derive(Debug, clap::Args)]
@@ -16,11 +17,8 @@ pub struct InspectiArgs {
     /// Names or ids
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,
-    /// Without the runtime's extra information
-    #[arg(short, long)]
-    quiet: bool,
-    #[arg(short, long, default_value = "json")]
-    output: TreeFormat,
+    #[command(flatten)]
+    how: InspectionArgs,
 }
 
 pub(crate) async fn run(args: InspectiArgs, session: &Session, io: &mut Io<'_>) -> Result<(), CliError> {
@@ -28,11 +26,11 @@ pub(crate) async fn run(args: InspectiArgs, session: &Session, io: &mut Io<'_>) 
     let mut values = Vec::new();
     for wanted in args.images {
         let spec = ImageSpec { image: wanted.clone(), ..ImageSpec::default() };
-        let request = ImageStatusRequest { image: Some(spec), verbose: !args.quiet };
+        let request = ImageStatusRequest { image: Some(spec), verbose: !args.how.quiet };
         let call = Call::quick(format!("inspect image {wanted}")).on(Noun::Image);
         let answer = session.call(call, client.image_status(request)).await?;
         let image = answer.image.ok_or(CliError::NotFound { noun: Noun::Image, wanted })?;
         values.push(output::inspected(output::value("runtime.v1.Image", &image)?, answer.info));
     }
-    output::tree(io, args.output, &output::one_or_list(values))
+    list::print_inspected(values, &args.how, io)
 }

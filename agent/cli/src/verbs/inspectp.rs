@@ -7,9 +7,9 @@ use pintle_cri_api::v1::PodSandboxStatusRequest;
 use crate::{
     error::{CliError, Noun},
     io::Io,
-    output::{self, TreeFormat},
-    resolve,
+    output, resolve,
     session::{Call, Session},
+    verbs::list::{self, InspectionArgs},
 };
 
 #[derive(Debug, clap::Args)]
@@ -17,11 +17,8 @@ pub struct InspectpArgs {
     /// Ids, beginnings of ids, or names
     #[arg(value_name = "POD", required = true)]
     pods: Vec<String>,
-    /// Without the runtime's extra information
-    #[arg(short, long)]
-    quiet: bool,
-    #[arg(short, long, default_value = "json")]
-    output: TreeFormat,
+    #[command(flatten)]
+    how: InspectionArgs,
 }
 
 pub(crate) async fn run(args: InspectpArgs, session: &Session, io: &mut Io<'_>) -> Result<(), CliError> {
@@ -29,10 +26,10 @@ pub(crate) async fn run(args: InspectpArgs, session: &Session, io: &mut Io<'_>) 
     let mut values = Vec::new();
     for pod_sandbox_id in resolve::pod_ids(session, &args.pods).await? {
         let call = Call::quick(format!("inspect pod {pod_sandbox_id}")).on(Noun::Pod);
-        let request = PodSandboxStatusRequest { pod_sandbox_id, verbose: !args.quiet };
+        let request = PodSandboxStatusRequest { pod_sandbox_id, verbose: !args.how.quiet };
         let answer = session.call(call, client.pod_sandbox_status(request)).await?;
         let status = output::value("runtime.v1.PodSandboxStatus", &answer.status.unwrap_or_default())?;
         values.push(output::inspected(status, answer.info));
     }
-    output::tree(io, args.output, &output::one_or_list(values))
+    list::print_inspected(values, &args.how, io)
 }

@@ -1,4 +1,4 @@
-//! One verb per file: its arguments and its `run`.
+//! One verb per file: its arguments and its `run`; `list` is what several share.
 
 pub(crate) mod completion;
 pub(crate) mod create;
@@ -10,6 +10,7 @@ pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod inspecti;
 pub(crate) mod inspectp;
+pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod pods;
 pub(crate) mod ps;

@@ -6,56 +6,30 @@ use std::io::Write;
 
 use jiff::Timestamp;
 use pintle_cri_api::v1::{
-    ListPodSandboxRequest, ListPodSandboxResponse, PodSandbox, PodSandboxFilter, PodSandboxMetadata,
-    PodSandboxState, PodSandboxStateValue,
+    ListPodSandboxRequest, ListPodSandboxResponse, PodSandbox, PodSandboxFilter, PodSandboxState,
+    PodSandboxStateValue,
 };
-use regex::Regex;
 
 use crate::{
     age,
     error::CliError,
-    filter::{self, Latest},
+    filter,
     io::Io,
-    output::{self, Ids, ListFormat, TreeFormat},
+    output::{self, Ids},
     session::{Call, Session},
-    table::Table,
-    verbs::waterfall::{self, Record},
+    verbs::{
+        list::{self, ListArgs, Row},
+        waterfall::{self, Record},
+    },
 };
 
 #[derive(Debug, clap::Args)]
 pub struct PodsArgs {
-    /// Only the pod whose id begins so
-    #[arg(long)]
-    id: Option<String>,
-    /// Only pods whose name matches this regular expression
-    #[arg(long)]
-    name: Option<Regex>,
-    /// Only pods whose namespace matches this regular expression
-    #[arg(long)]
-    namespace: Option<Regex>,
+    #[command(flatten)]
+    list: ListArgs,
     /// Only pods in this state
     #[arg(short, long)]
     state: Option<State>,
-    /// Only pods with this label; may be given several times
-    #[arg(long, value_name = "KEY=VALUE", value_parser = filter::label)]
-    label: Vec<(String, String)>,
-    /// Only the newest pod
-    #[arg(short, long)]
-    latest: bool,
-    /// Only the newest N pods
-    #[arg(short = 'n', long, value_name = "N")]
-    last: Option<usize>,
-    /// Only ids
-    #[arg(short, long)]
-    quiet: bool,
-    /// Whole ids
-    #[arg(long)]
-    no_trunc: bool,
-    /// Labels and annotations too
-    #[arg(short, long)]
-    verbose: bool,
-    #[arg(short, long, default_value = "table")]
-    output: ListFormat,
     /// How long each stage of their starts took, as far as it is recorded
     #[arg(long)]
     waterfall: bool,
@@ -78,24 +52,13 @@ pub(crate) async fn run(args: PodsArgs, session: &Session, io: &mut Io<'_>) -> R
     let mut client = session.runtime().await?;
     let request = ListPodSandboxRequest { filter: Some(request_filter(&args)) };
     let answer = session.call(Call::quick("list pods"), client.list_pod_sandbox(request)).await?;
-    let mut items = select(answer.items, &args);
+    let mut items = list::select(answer.items, &args.list);
     if args.waterfall {
         items.reverse();
         items.retain(|pod| is_named(pod, args.pod.as_deref()));
         return waterfall::run(args.record, &items, session, io).await;
     }
-    match args.output {
-        ListFormat::Table if args.quiet => {
-            for pod in &items {
-                writeln!(io.out, "{}", pod.id)?;
-            }
-            Ok(())
-        }
-        ListFormat::Table if args.verbose => items.iter().try_for_each(|pod| verbose(io, pod)),
-        ListFormat::Table => Ok(io.out.write_all(table(&items, &args, Timestamp::now()).as_bytes())?),
-        ListFormat::Json => tree(io, TreeFormat::Json, items),
-        ListFormat::Yaml => tree(io, TreeFormat::Yaml, items),
-    }
+    list::print(items, &args.list, io)
 }
 
 fn request_filter(args: &PodsArgs) -> PodSandboxFilter {
@@ -106,30 +69,12 @@ fn request_filter(args: &PodsArgs) -> PodSandboxFilter {
     PodSandboxFilter {
         id: String::new(),
         state: state.map(|state| PodSandboxStateValue { state: state.into() }),
-        label_selector: filter::selector(args.label.clone()),
+        label_selector: filter::selector(args.list.label.clone()),
     }
-}
-
-fn select(mut pods: Vec<PodSandbox>, args: &PodsArgs) -> Vec<PodSandbox> {
-    pods.retain(|pod| {
-        let metadata = metadata(pod);
-        pod.id.starts_with(args.id.as_deref().unwrap_or_default())
-            && filter::matches(args.name.as_ref(), &metadata.name)
-            && filter::matches(args.namespace.as_ref(), &metadata.namespace)
-    });
-    pods.sort_by_key(|pod| std::cmp::Reverse(pod.created_at));
-    if let Some(count) = filter::newest(Latest::from(args.latest), args.last) {
-        pods.truncate(count);
-    }
-    pods
 }
 
 fn is_named(pod: &PodSandbox, wanted: Option<&str>) -> bool {
-    wanted.is_none_or(|wanted| pod.id.starts_with(wanted) || metadata(pod).name == wanted)
-}
-
-fn metadata(pod: &PodSandbox) -> PodSandboxMetadata {
-    pod.metadata.clone().unwrap_or_default()
+    wanted.is_none_or(|wanted| pod.id.starts_with(wanted) || pod.name() == wanted)
 }
 
 fn state_word(pod: &PodSandbox) -> &'static str {
@@ -139,37 +84,56 @@ fn state_word(pod: &PodSandbox) -> &'static str {
     }
 }
 
-fn table(pods: &[PodSandbox], args: &PodsArgs, now: Timestamp) -> String {
-    let ids = Ids::from_no_trunc(args.no_trunc);
-    let mut table = Table::crictl(&["POD ID", "CREATED", "STATE", "NAME", "NAMESPACE", "ATTEMPT", "RUNTIME"]);
-    for pod in pods {
-        let metadata = metadata(pod);
-        let handler = if pod.runtime_handler.is_empty() { "(default)" } else { &pod.runtime_handler };
-        table.row(vec![
-            ids.show(&pod.id),
-            age::crictl(pod.created_at, now),
-            state_word(pod).to_owned(),
-            metadata.name,
-            metadata.namespace,
-            metadata.attempt.to_string(),
-            handler.to_owned(),
-        ]);
+impl Row for PodSandbox {
+    type List = ListPodSandboxResponse;
+    const LIST: &str = "runtime.v1.ListPodSandboxResponse";
+    const HEADER: &[&str] = &["POD ID", "CREATED", "STATE", "NAME", "NAMESPACE", "ATTEMPT", "RUNTIME"];
+
+    fn id(&self) -> &str {
+        &self.id
     }
-    table.render()
+
+    fn name(&self) -> &str {
+        self.metadata.as_ref().map_or("", |metadata| &metadata.name)
+    }
+
+    fn namespace(&self) -> &str {
+        self.metadata.as_ref().map_or("", |metadata| &metadata.namespace)
+    }
+
+    fn created_at(&self) -> i64 {
+        self.created_at
+    }
+
+    fn columns(&self, ids: Ids, now: Timestamp) -> Vec<String> {
+        let handler = if self.runtime_handler.is_empty() { "(default)" } else { &self.runtime_handler };
+        vec![
+            ids.show(&self.id),
+            age::crictl(self.created_at, now),
+            state_word(self).to_owned(),
+            self.name().to_owned(),
+            self.namespace().to_owned(),
+            attempt(self).to_string(),
+            handler.to_owned(),
+        ]
+    }
+
+    fn verbose(&self, io: &mut Io<'_>) -> Result<(), CliError> {
+        let uid = self.metadata.as_ref().map_or("", |metadata| &metadata.uid);
+        writeln!(io.out, "ID: {}\nName: {}\nUID: {uid}", self.id, self.name())?;
+        writeln!(io.out, "Namespace: {}\nAttempt: {}", self.namespace(), attempt(self))?;
+        writeln!(io.out, "Status: {}\nCreated: {}", state_word(self), output::rfc3339(self.created_at))?;
+        output::details(io, "Labels", &self.labels)?;
+        output::details(io, "Annotations", &self.annotations)?;
+        writeln!(io.out, "Runtime: {}\n", self.runtime_handler)?;
+        Ok(())
+    }
+
+    fn list(items: Vec<Self>) -> Self::List {
+        ListPodSandboxResponse { items }
+    }
 }
 
-fn verbose(io: &mut Io<'_>, pod: &PodSandbox) -> Result<(), CliError> {
-    let metadata = metadata(pod);
-    writeln!(io.out, "ID: {}\nName: {}\nUID: {}", pod.id, metadata.name, metadata.uid)?;
-    writeln!(io.out, "Namespace: {}\nAttempt: {}", metadata.namespace, metadata.attempt)?;
-    writeln!(io.out, "Status: {}\nCreated: {}", state_word(pod), output::rfc3339(pod.created_at))?;
-    output::details(io, "Labels", &pod.labels)?;
-    output::details(io, "Annotations", &pod.annotations)?;
-    writeln!(io.out, "Runtime: {}\n", pod.runtime_handler)?;
-    Ok(())
-}
-
-fn tree(io: &mut Io<'_>, format: TreeFormat, items: Vec<PodSandbox>) -> Result<(), CliError> {
-    let list = ListPodSandboxResponse { items };
-    output::tree(io, format, &output::value("runtime.v1.ListPodSandboxResponse", &list)?)
+fn attempt(pod: &PodSandbox) -> u32 {
+    pod.metadata.as_ref().map_or(0, |metadata| metadata.attempt)
 }

@@ -6,20 +6,19 @@ use std::io::Write;
 
 use jiff::Timestamp;
 use pintle_cri_api::v1::{
-    Container, ContainerFilter, ContainerMetadata, ContainerState, ContainerStateValue, ImageSpec,
-    ImageStatusRequest, ListContainersRequest, ListContainersResponse,
+    Container, ContainerFilter, ContainerState, ContainerStateValue, ImageSpec, ImageStatusRequest,
+    ListContainersRequest, ListContainersResponse,
 };
-use regex::Regex;
 
 use crate::{
     age,
     error::{CliError, Noun},
-    filter::{self, Latest},
+    filter,
     io::Io,
-    output::{self, Ids, ListFormat, TreeFormat},
+    output::{self, Ids},
     resolve::{POD_NAME, POD_NAMESPACE},
     session::{Call, Session},
-    table::Table,
+    verbs::list::{self, ListArgs, Row},
 };
 
 #[derive(Debug, clap::Args)]
@@ -27,44 +26,17 @@ pub struct PsArgs {
     /// Containers in every state, not only running ones
     #[arg(short, long)]
     all: bool,
-    /// Only the container whose id begins so
-    #[arg(long)]
-    id: Option<String>,
+    #[command(flatten)]
+    list: ListArgs,
     /// Only containers of this image
     #[arg(long)]
     image: Option<String>,
-    /// Only containers whose name matches this regular expression
-    #[arg(long)]
-    name: Option<Regex>,
-    /// Only containers whose pod's namespace matches this regular expression
-    #[arg(long)]
-    namespace: Option<Regex>,
     /// Only containers of the pod whose id begins so
     #[arg(short, long)]
     pod: Option<String>,
     /// Only containers in this state
     #[arg(short, long)]
     state: Option<State>,
-    /// Only containers with this label; may be given several times
-    #[arg(long, value_name = "KEY=VALUE", value_parser = filter::label)]
-    label: Vec<(String, String)>,
-    /// Only the newest container, in any state
-    #[arg(short, long)]
-    latest: bool,
-    /// Only the newest N containers, in any state
-    #[arg(short = 'n', long, value_name = "N")]
-    last: Option<usize>,
-    /// Only ids
-    #[arg(short, long)]
-    quiet: bool,
-    /// Whole ids
-    #[arg(long)]
-    no_trunc: bool,
-    /// Labels and annotations too
-    #[arg(short, long)]
-    verbose: bool,
-    #[arg(short, long, default_value = "table")]
-    output: ListFormat,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -83,23 +55,16 @@ pub(crate) async fn run(args: PsArgs, session: &Session, io: &mut Io<'_>) -> Res
         Some(image) => Some(image_id(session, image).await?),
         None => None,
     };
-    let containers = select(answer.containers, &args, image.as_deref());
-    match args.output {
-        ListFormat::Table if args.quiet => {
-            for container in &containers {
-                writeln!(io.out, "{}", container.id)?;
-            }
-            Ok(())
-        }
-        ListFormat::Table if args.verbose => containers.iter().try_for_each(|one| verbose(io, one)),
-        ListFormat::Table => Ok(io.out.write_all(table(&containers, &args, Timestamp::now()).as_bytes())?),
-        ListFormat::Json => tree(io, TreeFormat::Json, containers),
-        ListFormat::Yaml => tree(io, TreeFormat::Yaml, containers),
-    }
+    let mut containers = answer.containers;
+    containers.retain(|container| {
+        container.pod_sandbox_id.starts_with(args.pod.as_deref().unwrap_or_default())
+            && image.as_ref().is_none_or(|image| uses(container, image))
+    });
+    list::print(list::select(containers, &args.list), &args.list, io)
 }
 
 fn request_filter(args: &PsArgs) -> ContainerFilter {
-    let any = args.all || args.latest || args.last.is_some();
+    let any = args.all || args.list.latest || args.list.last.is_some();
     let state = match args.state {
         Some(State::Created) => Some(ContainerState::ContainerCreated),
         Some(State::Running) => Some(ContainerState::ContainerRunning),
@@ -110,7 +75,7 @@ fn request_filter(args: &PsArgs) -> ContainerFilter {
     };
     ContainerFilter {
         state: state.map(|state| ContainerStateValue { state: state.into() }),
-        label_selector: filter::selector(args.label.clone()),
+        label_selector: filter::selector(args.list.label.clone()),
         ..ContainerFilter::default()
     }
 }
@@ -127,28 +92,9 @@ async fn image_id(session: &Session, image: &str) -> Result<String, CliError> {
     Ok(found.id)
 }
 
-fn select(mut containers: Vec<Container>, args: &PsArgs, image: Option<&str>) -> Vec<Container> {
-    containers.retain(|container| {
-        container.id.starts_with(args.id.as_deref().unwrap_or_default())
-            && container.pod_sandbox_id.starts_with(args.pod.as_deref().unwrap_or_default())
-            && filter::matches(args.name.as_ref(), &metadata(container).name)
-            && filter::matches(args.namespace.as_ref(), label(container, POD_NAMESPACE))
-            && image.is_none_or(|image| uses(container, image))
-    });
-    containers.sort_by_key(|container| std::cmp::Reverse(container.created_at));
-    if let Some(count) = filter::newest(Latest::from(args.latest), args.last) {
-        containers.truncate(count);
-    }
-    containers
-}
-
 fn uses(container: &Container, image_id: &str) -> bool {
     let named = container.image.as_ref().map_or("", |spec| spec.image.as_str());
     [container.image_id.as_str(), container.image_ref.as_str(), named].contains(&image_id)
-}
-
-fn metadata(container: &Container) -> ContainerMetadata {
-    container.metadata.clone().unwrap_or_default()
 }
 
 fn label<'a>(container: &'a Container, key: &str) -> &'a str {
@@ -171,43 +117,59 @@ fn image_name(container: &Container, ids: Ids) -> String {
     if name.starts_with("sha256:") { ids.show(name) } else { name.clone() }
 }
 
-const HEADER: [&str; 9] =
-    ["CONTAINER", "IMAGE", "CREATED", "STATE", "NAME", "ATTEMPT", "POD ID", "POD", "NAMESPACE"];
+impl Row for Container {
+    type List = ListContainersResponse;
+    const LIST: &str = "runtime.v1.ListContainersResponse";
+    const HEADER: &[&str] =
+        &["CONTAINER", "IMAGE", "CREATED", "STATE", "NAME", "ATTEMPT", "POD ID", "POD", "NAMESPACE"];
 
-fn table(containers: &[Container], args: &PsArgs, now: Timestamp) -> String {
-    let ids = Ids::from_no_trunc(args.no_trunc);
-    let mut table = Table::crictl(&HEADER);
-    for container in containers {
-        let metadata = metadata(container);
-        table.row(vec![
-            ids.show(&container.id),
-            image_name(container, ids),
-            age::crictl(container.created_at, now),
-            state_word(container).to_owned(),
-            metadata.name,
-            metadata.attempt.to_string(),
-            ids.show(&container.pod_sandbox_id),
-            label(container, POD_NAME).to_owned(),
-            label(container, POD_NAMESPACE).to_owned(),
-        ]);
+    fn id(&self) -> &str {
+        &self.id
     }
-    table.render()
+
+    fn name(&self) -> &str {
+        self.metadata.as_ref().map_or("", |metadata| &metadata.name)
+    }
+
+    fn namespace(&self) -> &str {
+        label(self, POD_NAMESPACE)
+    }
+
+    fn created_at(&self) -> i64 {
+        self.created_at
+    }
+
+    fn columns(&self, ids: Ids, now: Timestamp) -> Vec<String> {
+        vec![
+            ids.show(&self.id),
+            image_name(self, ids),
+            age::crictl(self.created_at, now),
+            state_word(self).to_owned(),
+            self.name().to_owned(),
+            attempt(self).to_string(),
+            ids.show(&self.pod_sandbox_id),
+            label(self, POD_NAME).to_owned(),
+            self.namespace().to_owned(),
+        ]
+    }
+
+    fn verbose(&self, io: &mut Io<'_>) -> Result<(), CliError> {
+        writeln!(io.out, "ID: {}\nPodID: {}", self.id, self.pod_sandbox_id)?;
+        writeln!(io.out, "Namespace: {}\nName: {}", self.namespace(), self.name())?;
+        writeln!(io.out, "Attempt: {}\nImage: {}", attempt(self), image_name(self, Ids::Full))?;
+        writeln!(io.out, "State: {}", state_word(self))?;
+        writeln!(io.out, "Created: {}", output::rfc3339(self.created_at))?;
+        output::details(io, "Labels", &self.labels)?;
+        output::details(io, "Annotations", &self.annotations)?;
+        writeln!(io.out)?;
+        Ok(())
+    }
+
+    fn list(containers: Vec<Self>) -> Self::List {
+        ListContainersResponse { containers }
+    }
 }
 
-fn verbose(io: &mut Io<'_>, container: &Container) -> Result<(), CliError> {
-    let metadata = metadata(container);
-    writeln!(io.out, "ID: {}\nPodID: {}", container.id, container.pod_sandbox_id)?;
-    writeln!(io.out, "Namespace: {}\nName: {}", label(container, POD_NAMESPACE), metadata.name)?;
-    writeln!(io.out, "Attempt: {}\nImage: {}", metadata.attempt, image_name(container, Ids::Full))?;
-    writeln!(io.out, "State: {}", state_word(container))?;
-    writeln!(io.out, "Created: {}", output::rfc3339(container.created_at))?;
-    output::details(io, "Labels", &container.labels)?;
-    output::details(io, "Annotations", &container.annotations)?;
-    writeln!(io.out)?;
-    Ok(())
-}
-
-fn tree(io: &mut Io<'_>, format: TreeFormat, containers: Vec<Container>) -> Result<(), CliError> {
-    let list = ListContainersResponse { containers };
-    output::tree(io, format, &output::value("runtime.v1.ListContainersResponse", &list)?)
+fn attempt(container: &Container) -> u32 {
+    container.metadata.as_ref().map_or(0, |metadata| metadata.attempt)
 }
