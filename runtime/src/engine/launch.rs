@@ -70,17 +70,21 @@ impl Launched {
         tokio::spawn(async move { self.child.wait().await });
     }
 
-    /// It does not answer: what it says about that, or else the reason known so far. The launching process is gone then:
-    /// what the supervisor is to be is in its cgroup before it leaves that process, so whoever empties the cgroup has all
-    /// of it.
+    /// It does not answer: what it says about that, or else the reason known so far. The launching process is gone then,
+    /// or the error says that too: what the supervisor is to be is in its cgroup before it leaves that process, so whoever
+    /// empties the cgroup has all of it.
     pub async fn failure(mut self, reason: Error) -> Error {
         let said = self.last_words().await;
-        if let Err(error) = self.child.kill().await {
-            tracing::warn!(%error, "a supervisor's start cannot be ended");
-        }
-        match said.trim() {
+        let failed = match said.trim() {
             "" | "ready" => reason,
             said => Error::Internal(format!("the supervisor could not start: {said}")),
+        };
+        match self.child.kill().await {
+            Ok(()) => failed,
+            Err(error) => {
+                let stays = Error::Internal(format!("the supervisor's start cannot be ended: {error}"));
+                Error::Several(vec![failed, stays])
+            }
         }
     }
 
