@@ -237,6 +237,7 @@ fn remove_tree(dir: &Path, cgroup: &str, deadline: Instant) -> Result<()> {
         match remove_dirs(dir) {
             Ok(()) => return Ok(()),
             Err(e) if Instant::now() > deadline => return Err(Error::io("removing the cgroup", dir)(e)),
+            // Not woken by cgroup.events: v1 has none, and what forks meanwhile has to be killed again anyway.
             Err(_) => std::thread::sleep(Duration::from_millis(2)),
         }
     }
