@@ -2,10 +2,12 @@
 //! parent, and the proof at the end that nothing of it is left on the host.
 //!
 //! In: what a test wants on the node (manifests, commands). Out: what the command line and the kernel say. No part of
-//! Pintle is replaced or called in process: tests see what an operator sees.
+//! Pintle is replaced or called in process: tests see what an operator sees. Only the questions of a wait are asked
+//! without the program, by the same calls over the same socket.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test harness fails by panicking")]
 
+mod ask;
 mod disk;
 mod host;
 mod hostile_image;
@@ -14,6 +16,7 @@ mod memory;
 mod node;
 mod residue;
 
+pub use ask::{pods, sandboxes};
 pub use disk::Disk;
 pub use host::{Mode, cgroup_mode, cgroup_path_of, read_cgroup_file, time_out};
 pub use hostile_image::{hostile_image, write_attacker};

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::ask;
 use crate::host::time_out;
 use crate::residue::Residue;
 
@@ -126,7 +127,7 @@ impl Node {
     fn wait_for_agent(&mut self) {
         wait_until("the agent to serve", || {
             assert!(!self.agent_has_ended(), "the agent does not start:\n{}", self.agent_log());
-            self.try_pintle(&["version"]).status.success().then_some(())
+            ask::serves(&self.endpoint()).then_some(())
         });
     }
 
@@ -238,10 +239,8 @@ impl Node {
 
     /// The pod that a manifest named `name`, with its status, if the agent knows it.
     pub fn pod(&self, name: &str) -> Option<Value> {
-        let list: Value =
-            serde_json::from_str(&self.pintle(&["get", "pods", "-A", "-o", "json"])).expect("JSON");
         let full = format!("{name}-{NODE}");
-        list["items"].as_array()?.iter().find(|pod| pod["metadata"]["name"] == full.as_str()).cloned()
+        self.answered(ask::pods).into_iter().find(|pod| pod["metadata"]["name"] == full.as_str())
     }
 
     /// Like [`Node::pod`], but an agent that does not answer is no failure.
@@ -252,9 +251,12 @@ impl Node {
 
     /// Every pod that the agent knows, with its status; nothing if it does not answer.
     pub fn try_pods(&self) -> Option<Vec<Value>> {
-        let output = self.try_pintle(&["get", "pods", "-A", "-o", "json"]);
-        let mut list: Value = serde_json::from_slice(&output.stdout).ok()?;
-        Some(std::mem::take(list["items"].as_array_mut()?))
+        ask::pods(&self.endpoint()).ok()
+    }
+
+    fn answered<T>(&self, question: impl FnOnce(&str) -> Result<T, String>) -> T {
+        question(&self.endpoint())
+            .unwrap_or_else(|e| panic!("the agent does not answer: {e}\n{}", self.agent_log()))
     }
 
     /// Waits until the pod is Ready and gives it.
@@ -266,12 +268,13 @@ impl Node {
     pub fn wait_pod(&self, name: &str, what: &str, reached: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + time_out(40);
         loop {
+            let began = Instant::now();
             let pod = self.pod(name);
             if let Some(pod) = pod.as_ref().filter(|pod| reached(pod)) {
                 return pod.clone();
             }
             assert!(Instant::now() < deadline, "pod {name} never was {what}: {pod:#?}\n{}", self.agent_log());
-            std::thread::sleep(Duration::from_millis(20));
+            pause_after(began);
         }
     }
 
@@ -279,8 +282,8 @@ impl Node {
     pub fn wait_gone(&self, name: &str) {
         let full = format!("{name}-{NODE}");
         wait_until(&format!("pod {name} to be gone"), || {
-            let sandboxes = self.pintle(&["pods", "--name", &full, "-q"]);
-            (self.pod(name).is_none() && sandboxes.trim().is_empty()).then_some(())
+            let known = self.pod(name).is_some() || self.answered(ask::sandboxes).contains(&full);
+            (!known).then_some(())
         });
     }
 
@@ -372,10 +375,8 @@ impl Node {
             fs::remove_file(entry.expect("an entry").path()).expect("a manifest can be removed");
         }
         wait_until("every pod to be gone", || {
-            let pods = self.pintle(&["pods", "-q"]);
-            let list: Value =
-                serde_json::from_str(&self.pintle(&["get", "pods", "-A", "-o", "json"])).expect("JSON");
-            (pods.trim().is_empty() && list["items"].as_array().is_none_or(Vec::is_empty)).then_some(())
+            let gone = self.answered(ask::sandboxes).is_empty() && self.answered(ask::pods).is_empty();
+            gone.then_some(())
         });
         self.assert_nothing_found("while the agent runs");
         self.stop_agent();
@@ -491,12 +492,18 @@ pub fn container_status<'a>(pod: &'a Value, name: &str) -> &'a Value {
 pub fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + time_out(40);
     loop {
+        let began = Instant::now();
         if let Some(found) = look() {
             return found;
         }
         assert!(Instant::now() < deadline, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        pause_after(began);
     }
+}
+
+/// Before the next look: as long as the last one took, so that whoever is waited for has half of the time.
+fn pause_after(began: Instant) {
+    std::thread::sleep(began.elapsed().max(Duration::from_millis(20)));
 }
 
 /// A program of this workspace, built beside the test.

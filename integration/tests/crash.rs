@@ -158,11 +158,8 @@ fn wait_for_death_or_ready(node: &mut Node, name: &str) -> bool {
         if node.agent_has_ended() {
             return true;
         }
-        if node.try_pintle(&["version"]).status.success() && !node.agent_has_ended() {
-            let ready = node.try_pod(name).is_some_and(|pod| condition(&pod, "Ready") == "True");
-            if ready {
-                return false;
-            }
+        if node.try_pod(name).is_some_and(|pod| condition(&pod, "Ready") == "True") {
+            return false;
         }
         std::thread::sleep(Duration::from_millis(20));
     }

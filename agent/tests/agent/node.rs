@@ -9,7 +9,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use pintle_cri_api::{ext, v1};
 use serde_json::Value;
+use tonic::transport::Channel;
 
 /// What the daemon logs when it has no descriptor for a connection.
 const STARVED: &str = "a connection cannot be taken";
@@ -59,7 +61,7 @@ impl Node {
     pub(crate) fn spawn(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
         self.daemon = Some(self.daemon_command().stdout(Stdio::null()).stderr(log).spawn().unwrap());
-        self.wait("the daemon to serve", |node| node.try_pintle(&["version"]).status.success().then_some(()));
+        self.wait("the daemon to serve", |node| node.serves().then_some(()));
     }
 
     /// Starts the daemon with so few descriptors, looks whether it serves or ends, and kills it.
@@ -172,9 +174,50 @@ impl Node {
 
     /// The pod as `get pods` tells of it.
     pub(crate) fn pod(&self, name: &str) -> Option<Value> {
-        let list: Value = serde_json::from_str(&self.pintle(&["get", "pods", "-A", "-o", "json"])).unwrap();
         let full = format!("{name}-n1");
-        list["items"].as_array()?.iter().find(|pod| pod["metadata"]["name"] == full.as_str()).cloned()
+        self.pods().into_iter().find(|pod| pod["metadata"]["name"] == full.as_str())
+    }
+
+    /// All pods, by the call that `get pods` makes. What is asked again and again starts no program: that would take the
+    /// processors from the daemon that is being waited for.
+    fn pods(&self) -> Vec<Value> {
+        let answer = self.ask(async |channel| {
+            pintle_cri_api::ext_agent_client(channel).pods(ext::PodsRequest::default()).await
+        });
+        let answer = answer.unwrap_or_else(|e| panic!("no pods: {e}\n{}", self.log()));
+        let mut list: Value = serde_json::from_str(&answer.json).unwrap();
+        list["items"].as_array_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn serves(&self) -> bool {
+        let version = async |channel| {
+            pintle_cri_api::runtime_client(channel).version(v1::VersionRequest::default()).await
+        };
+        self.ask(version).is_ok()
+    }
+
+    fn has_sandboxes(&self) -> bool {
+        let answer = self.ask(async |channel| {
+            let request = v1::ListPodSandboxRequest::default();
+            pintle_cri_api::runtime_client(channel).list_pod_sandbox(request).await
+        });
+        !answer.unwrap_or_else(|e| panic!("no sandboxes: {e}\n{}", self.log())).items.is_empty()
+    }
+
+    fn ask<T>(
+        &self,
+        question: impl AsyncFnOnce(Channel) -> Result<tonic::Response<T>, tonic::Status>,
+    ) -> Result<T, String> {
+        let endpoint = format!("unix://{}", self.socket().display());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let answer = async {
+                let channel = pintle_cri_api::connect(&endpoint).await.map_err(|e| e.to_string())?;
+                question(channel).await.map(tonic::Response::into_inner).map_err(|status| status.to_string())
+            };
+            let limit = Duration::from_secs_f64(60.0 * scale());
+            tokio::time::timeout(limit, answer).await.map_err(|_| "no answer in time".to_owned())?
+        })
     }
 
     /// The id of the pod's running container.
@@ -205,11 +248,13 @@ impl Node {
     pub(crate) fn wait<T>(&self, what: &str, mut ready: impl FnMut(&Self) -> Option<T>) -> T {
         let deadline = Instant::now() + Duration::from_secs_f64(40.0 * scale());
         loop {
+            let began = Instant::now();
             if let Some(found) = ready(self) {
                 return found;
             }
             assert!(Instant::now() < deadline, "waited in vain for {what}\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
+            // As long as the look took, so that whoever is waited for has half of the time.
+            std::thread::sleep(began.elapsed().max(Duration::from_millis(20)));
         }
     }
 
@@ -237,13 +282,9 @@ impl Node {
             fs::remove_file(entry.path()).unwrap();
         }
         if self.daemon.is_some() {
-            self.wait("every pod to be gone", |node| {
-                node.pintle(&["pods", "-q"]).trim().is_empty().then_some(())
-            });
+            self.wait("every pod to be gone", |node| (!node.has_sandboxes()).then_some(()));
             if self.verb == "agent" {
-                self.wait("every pod to be forgotten", |node| {
-                    node.pintle(&["get", "pods", "-A", "--no-headers"]).trim().is_empty().then_some(())
-                });
+                self.wait("every pod to be forgotten", |node| node.pods().is_empty().then_some(()));
             }
             self.stop();
         }

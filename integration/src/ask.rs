@@ -1,0 +1,59 @@
+//! What a wait asks an agent again and again, asked over its socket.
+//!
+//! In: the socket's address. Out: the answers of the same calls that `pintle get pods` and `pintle pods` make. Nothing is
+//! started for it: in an emulated machine a program costs a third of a second of a processor, and tests that wait by
+//! starting one after another leave too little of it to the agents that they wait for.
+
+use pintle_cri_api::{ext, v1};
+use serde_json::Value;
+use tonic::transport::Channel;
+
+use crate::host::time_out;
+
+/// How long an answer may take, in seconds.
+const ANSWER_LIMIT: u32 = 60;
+
+/// Whether something serves there.
+pub(crate) fn serves(endpoint: &str) -> bool {
+    let version =
+        async |channel| pintle_cri_api::runtime_client(channel).version(v1::VersionRequest::default()).await;
+    ask(endpoint, version).is_ok()
+}
+
+/// Every pod that the agent knows, with its status.
+///
+/// # Errors
+/// In words, when the agent does not answer.
+pub fn pods(endpoint: &str) -> Result<Vec<Value>, String> {
+    let pods =
+        async |channel| pintle_cri_api::ext_agent_client(channel).pods(ext::PodsRequest::default()).await;
+    let mut list: Value = serde_json::from_str(&ask(endpoint, pods)?.json).map_err(|e| e.to_string())?;
+    Ok(list["items"].as_array_mut().map(std::mem::take).unwrap_or_default())
+}
+
+/// The names of all pods that the engine has a sandbox of, once for each sandbox.
+///
+/// # Errors
+/// In words, when the engine does not answer.
+pub fn sandboxes(endpoint: &str) -> Result<Vec<String>, String> {
+    let list = async |channel| {
+        pintle_cri_api::runtime_client(channel).list_pod_sandbox(v1::ListPodSandboxRequest::default()).await
+    };
+    let sandboxes = ask(endpoint, list)?.items.into_iter();
+    Ok(sandboxes.map(|sandbox| sandbox.metadata.unwrap_or_default().name).collect())
+}
+
+fn ask<T>(
+    endpoint: &str,
+    question: impl AsyncFnOnce(Channel) -> Result<tonic::Response<T>, tonic::Status>,
+) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("tokio starts");
+    runtime.block_on(async {
+        let answer = async {
+            let channel = pintle_cri_api::connect(endpoint).await.map_err(|e| e.to_string())?;
+            question(channel).await.map(tonic::Response::into_inner).map_err(|status| status.to_string())
+        };
+        let answer = tokio::time::timeout(time_out(ANSWER_LIMIT), answer).await;
+        answer.map_err(|_| "no answer in time".to_owned())?
+    })
+}
