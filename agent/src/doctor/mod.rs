@@ -12,12 +12,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use pintle_runtime::doctor::{Doctor, EngineSide, Report, Stopped};
+use pintle_runtime::doctor::{Doctor, EngineSide, Report};
 use pintle_runtime::{EngineConfig, Layout};
 
 use crate::config::{Flags, Settings};
 use part::PodPart;
 use print::Format;
+use remote::Holder;
 
 /// Something was found.
 const FOUND: u8 = 1;
@@ -85,9 +86,11 @@ async fn examine(settings: &Settings, work: Work) -> anyhow::Result<Report> {
         settings.root.display(),
         settings.state.display()
     );
-    let channel = match Stopped::lock(&Layout::new(&config))? {
-        Some(stopped) => return look(&config, &stopped, (&PodPart::new(settings, None)?, work)).await,
-        None => remote::connect(&settings.socket).await?,
+    let channel = match remote::holder(&Layout::new(&config), &settings.socket).await? {
+        Holder::Nobody(stopped) => {
+            return look(&config, &stopped, (&PodPart::new(settings, None)?, work)).await;
+        }
+        Holder::Daemon(channel) => channel,
     };
     let engine = remote::Remote::new(channel.clone());
     look(&config, &engine, (&PodPart::new(settings, Some(channel))?, work)).await

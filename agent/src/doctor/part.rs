@@ -12,7 +12,7 @@ use pintle_core::ids::PodUid;
 use pintle_cri_api::ext;
 use pintle_runtime::Error;
 use pintle_runtime::doctor::compare::IN_WORK;
-use pintle_runtime::doctor::found::{FoundGroup, changed, groups_below, mounts_below};
+use pintle_runtime::doctor::found::{FoundGroup, MountTable, changed, groups_below};
 use pintle_runtime::doctor::{AgentPart, Expected, Finding, Kind, Remedy};
 use pintle_runtime::engine::cgroups::Cgroups;
 use pintle_runtime::engine::ids;
@@ -190,7 +190,12 @@ impl Known {
 
 #[async_trait::async_trait]
 impl AgentPart for PodPart {
-    async fn look(&self, expected: &Expected, running: bool) -> Result<Vec<Finding>, Error> {
+    async fn look(
+        &self,
+        expected: &Expected,
+        mounts: &MountTable,
+        running: bool,
+    ) -> Result<Vec<Finding>, Error> {
         let mut uids: BTreeSet<String> =
             expected.sandboxes.values().map(|record| record.config.uid.clone()).collect();
         match self.known_to_agent().await? {
@@ -203,7 +208,7 @@ impl AgentPart for PodPart {
         }
         let known = Known { uids, running, now: SystemTime::now() };
         let mut findings = self.directories(&known);
-        findings.extend(self.mounts(&known, mounts_below(&self.pods)?));
+        findings.extend(self.mounts(&known, mounts.below(&self.pods)));
         findings.extend(self.logs(&known));
         findings.extend(self.groups(&known));
         Ok(findings)

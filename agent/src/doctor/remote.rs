@@ -7,30 +7,46 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use pintle_cri_api::ext;
-use pintle_runtime::Error;
-use pintle_runtime::doctor::{EngineSide, Held, Holds, Release};
+use pintle_runtime::doctor::{EngineSide, Held, Holds, Release, Stopped};
+use pintle_runtime::{Error, Layout};
 use tonic::transport::Channel;
 
 /// How long a daemon that has the lock may take to serve: it adopts its pods first.
 const SERVE_LIMIT: Duration = Duration::from_secs(30);
-const SERVE_RETRY: Duration = Duration::from_millis(100);
+/// The first pause before asking a daemon again. Each is twice the one before, so that there are a dozen of them in all and none
+/// makes it last twice as long as it has to. There is no event to wait for: a daemon that ends leaves no trace but its lock.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// How long an answer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
-/// Connects to the daemon that holds the lock.
-pub(super) async fn connect(socket: &Path) -> anyhow::Result<Channel> {
+/// Who has the state directory.
+#[derive(Debug)]
+pub(super) enum Holder {
+    /// A daemon that answers.
+    Daemon(Channel),
+    /// Nobody, and nobody can while this is held.
+    Nobody(Stopped),
+}
+
+/// Takes the lock, or connects to the daemon that has it; one that starts or ends is waited for.
+pub(super) async fn holder(layout: &Layout, socket: &Path) -> anyhow::Result<Holder> {
     let endpoint = format!("unix://{}", socket.display());
     let deadline = tokio::time::Instant::now() + SERVE_LIMIT;
+    let mut pause = FIRST_PAUSE;
     loop {
+        if let Some(stopped) = Stopped::lock(layout)? {
+            return Ok(Holder::Nobody(stopped));
+        }
         match pintle_cri_api::connect(&endpoint).await {
-            Ok(channel) => return Ok(channel),
-            Err(_) if tokio::time::Instant::now() < deadline => tokio::time::sleep(SERVE_RETRY).await,
+            Ok(channel) => return Ok(Holder::Daemon(channel)),
+            Err(_) if tokio::time::Instant::now() + pause < deadline => tokio::time::sleep(pause).await,
             Err(e) => {
                 return Err(e).context(
                     "an agent or runtime holds the state directory and does not answer (--listen names its socket)",
                 );
             }
         }
+        pause *= 2;
     }
 }
 
@@ -77,4 +93,25 @@ fn late() -> Error {
 
 fn refused(status: &tonic::Status) -> Error {
     Error::FailedPrecondition(format!("the running engine: {}", status.message()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_daemon_that_ends_before_it_serves_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&pintle_runtime::EngineConfig::new(dir.path(), dir.path()));
+        let lock = File::create(layout.lock()).unwrap();
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+        let socket = dir.path().join("socket");
+        let (found, ()) = tokio::join!(holder(&layout, &socket), async {
+            tokio::task::yield_now().await;
+            drop(lock);
+        });
+        assert!(matches!(found.unwrap(), Holder::Nobody(_)));
+    }
 }

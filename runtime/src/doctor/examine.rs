@@ -23,7 +23,7 @@ use rustix::fs::FlockOperation;
 use super::{
     Expected, Finding, Outcome, Remedy,
     compare::{Case, compare},
-    found::Found,
+    found::{Found, MountTable},
     repair,
 };
 use crate::engine::{
@@ -82,7 +82,7 @@ pub trait EngineSide: Send + Sync {
 #[async_trait::async_trait]
 pub trait AgentPart: Send + Sync {
     /// Compares what is the agent's.
-    async fn look(&self, expected: &Expected, running: bool) -> Result<Vec<Finding>>;
+    async fn look(&self, expected: &Expected, mounts: &MountTable, running: bool) -> Result<Vec<Finding>>;
 
     /// Puts right what [`Remedy::Agent`] names.
     fn repair(&self, path: &Path) -> Result<()>;
@@ -227,17 +227,17 @@ impl Doctor<'_> {
         let before = self.engine.holds().await?;
         let (layout, cidr) = (Layout::new(self.config), self.config.pod_cidr.clone());
         let held = before.clone();
-        let (expected, mut findings) = blocking(move || {
+        let (expected, mounts, mut findings) = blocking(move || {
             let expected = Expected::read(&layout, held.as_ref())?;
             let found = Found::read(&layout, cidr.as_deref(), &expected)?;
             let (layout, running) = (&layout, held.is_some());
             let case = Case { layout, expected: &expected, found: &found, running, now: SystemTime::now() };
             let findings = compare(case);
-            Ok((expected, findings))
+            Ok((expected, found.table, findings))
         })
         .await?;
         if let Some(agent) = self.agent {
-            findings.extend(agent.look(&expected, before.is_some()).await?);
+            findings.extend(agent.look(&expected, &mounts, before.is_some()).await?);
         }
         let after = self.engine.holds().await?;
         if let (Some(before), Some(after)) = (&before, &after) {

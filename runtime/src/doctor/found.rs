@@ -53,6 +53,8 @@ pub struct FoundSupervisor {
 pub struct Found {
     /// Mount points below the instance's directories, as often as something is mounted there.
     pub mounts: BTreeMap<PathBuf, usize>,
+    /// All mount points, for the agent's part.
+    pub table: MountTable,
     /// Cgroups one level below the supervisors', the pods' and, with a tag, the instance's own.
     pub groups: Vec<FoundGroup>,
     /// Supervisors, starting ones and helpers of theirs too.
@@ -81,8 +83,10 @@ impl Found {
         let unneeded = images.unfinished.iter().chain(&images.unneeded_layers).chain(&images.unneeded_blobs);
         let image_times =
             unneeded.filter_map(|path| changed(path).map(|time| (path.clone(), time))).collect();
+        let table = MountTable::read()?;
         Ok(Self {
-            mounts: mounts(layout)?,
+            mounts: mounts(layout, &table),
+            table,
             groups: groups(layout, expected)?,
             supervisors: supervisors(layout)?,
             alive: alive(expected),
@@ -119,30 +123,42 @@ pub fn changed(path: &Path) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds))
 }
 
-/// Every mount point of this mount namespace below a directory, deepest first, each as often as it is mounted on.
-///
-/// # Errors
-/// When the table of mounts cannot be read.
-pub fn mounts_below(dir: &Path) -> Result<BTreeMap<PathBuf, usize>> {
-    let path = "/proc/self/mountinfo";
-    let table = fs::read(path).map_err(Error::io("reading", path))?;
-    let mut found = BTreeMap::new();
-    for line in table.split(|byte| *byte == b'\n') {
-        let point = line.split(|byte| *byte == b' ').nth(4).map(unescaped);
-        if let Some(point) = point.filter(|point| point != dir && point.starts_with(dir)) {
-            *found.entry(point).or_insert(0) += 1;
+/// The mount points of this mount namespace, as they were at one moment, each as often as it is mounted on.
+#[derive(Debug, Clone, Default)]
+pub struct MountTable(BTreeMap<PathBuf, usize>);
+
+impl MountTable {
+    /// Reads it. The kernel makes it anew, with all mounts of the host, for each reader.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read() -> Result<Self> {
+        let path = "/proc/self/mountinfo";
+        let table = fs::read(path).map_err(Error::io("reading", path))?;
+        let mut found = BTreeMap::new();
+        for line in table.split(|byte| *byte == b'\n') {
+            if let Some(point) = line.split(|byte| *byte == b' ').nth(4).map(unescaped) {
+                *found.entry(point).or_insert(0) += 1;
+            }
         }
+        Ok(Self(found))
     }
-    Ok(found)
+
+    /// Those below a directory, which is none of them itself.
+    #[must_use]
+    pub fn below(&self, dir: &Path) -> BTreeMap<PathBuf, usize> {
+        let below = self.0.iter().filter(|(point, _)| *point != dir && point.starts_with(dir));
+        below.map(|(point, times)| (point.clone(), *times)).collect()
+    }
 }
 
 /// The engine's directories; what is mounted on them is the operator's, what is mounted below them is not.
-fn mounts(layout: &Layout) -> Result<BTreeMap<PathBuf, usize>> {
-    let mut found = mounts_below(&layout.state)?;
+fn mounts(layout: &Layout, table: &MountTable) -> BTreeMap<PathBuf, usize> {
+    let mut found = table.below(&layout.state);
     for name in ["snapshots", "layers", "pause"] {
-        found.extend(mounts_below(&layout.root.join(name))?);
+        found.extend(table.below(&layout.root.join(name)));
     }
-    Ok(found)
+    found
 }
 
 /// The kernel writes blanks and their like as three octal digits.

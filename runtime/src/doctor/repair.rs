@@ -106,7 +106,7 @@ fn remove_directory(layout: &Layout, path: &Path) -> Result<()> {
     if !folders.iter().any(|folder| path.parent() == Some(folder)) || path.file_name().is_none() {
         return Err(not_ours(path));
     }
-    for point in found::mounts_below(path)?.keys().rev() {
+    for point in found::MountTable::read()?.below(path).keys().rev() {
         unmount(layout, point)?;
     }
     // It opens every directory relative to the one above, and removes links instead of following them.
