@@ -243,10 +243,16 @@ impl Watcher {
     }
 
     fn read_one(&mut self, name: &OsStr) {
+        self.queue.remove(name);
+        let found = read_bounded(&self.dir.join(name));
+        self.take_up(name, found);
+    }
+
+    fn take_up(&mut self, name: &OsStr, found: std::io::Result<Option<ReadFile>>) {
         let path = self.dir.join(name);
-        let found = read_bounded(&path);
         self.take_events();
-        if self.being_written.contains_key(name) {
+        // What was written and closed while it was read may be half of the old and half of the new; it is read again at once.
+        if self.being_written.contains_key(name) || self.queue.contains(name) {
             return self.note_unfinished(path);
         }
         self.unsettled.remove(name);

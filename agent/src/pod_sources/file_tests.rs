@@ -245,6 +245,22 @@ async fn a_writer_that_does_not_rename_is_never_caught_half_way() {
     f.expect(&[("a.yaml", &short)]).await;
 }
 
+#[test]
+fn what_was_written_and_closed_while_it_was_read_is_read_again_before_it_counts() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("a.yaml");
+    std::fs::write(&path, "old").expect("written");
+    let mut watcher = Watcher::new(dir.path(), HOUR, Box::new(|_| true)).expect("watches");
+    watcher.take_events();
+    let torn = read_bounded(&path);
+    std::fs::write(&path, "new").expect("written");
+    watcher.take_up(OsStr::new("a.yaml"), torn);
+    assert!(watcher.snapshot.files.is_empty(), "{:?}", watcher.snapshot);
+    watcher.read_one(OsStr::new("a.yaml"));
+    assert_eq!(*watcher.snapshot.files[&path], *b"new");
+    assert!(watcher.snapshot.unreadable.is_empty());
+}
+
 #[tokio::test]
 async fn what_is_no_manifest_though_it_is_called_one_blocks_nobody() {
     let mut f = Fixture::new(HOUR);

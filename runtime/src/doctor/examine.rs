@@ -229,11 +229,12 @@ impl Doctor<'_> {
         let held = before.clone();
         let (expected, mounts, mut findings) = blocking(move || {
             let expected = Expected::read(&layout, held.as_ref())?;
-            let found = Found::read(&layout, cidr.as_deref(), &expected)?;
+            let mounts = MountTable::read()?;
+            let found = Found::read(&layout, cidr.as_deref(), (&expected, &mounts))?;
             let (layout, running) = (&layout, held.is_some());
             let case = Case { layout, expected: &expected, found: &found, running, now: SystemTime::now() };
             let findings = compare(case);
-            Ok((expected, found.table, findings))
+            Ok((expected, mounts, findings))
         })
         .await?;
         if let Some(agent) = self.agent {

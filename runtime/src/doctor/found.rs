@@ -53,8 +53,6 @@ pub struct FoundSupervisor {
 pub struct Found {
     /// Mount points below the instance's directories, as often as something is mounted there.
     pub mounts: BTreeMap<PathBuf, usize>,
-    /// All mount points, for the agent's part.
-    pub table: MountTable,
     /// Cgroups one level below the supervisors', the pods' and, with a tag, the instance's own.
     pub groups: Vec<FoundGroup>,
     /// Supervisors, starting ones and helpers of theirs too.
@@ -76,17 +74,19 @@ impl Found {
     ///
     /// # Errors
     /// When something cannot be read: no answer is better than half of one.
-    pub fn read(layout: &Layout, pod_cidr: Option<&str>, expected: &Expected) -> Result<Self> {
+    pub fn read(
+        layout: &Layout,
+        pod_cidr: Option<&str>,
+        (expected, table): (&Expected, &MountTable),
+    ) -> Result<Self> {
         let images = pintle_image::inspect(&layout.root).map_err(Error::image("looking at the images"))?;
         let network = pintle_cni::inspect(&network_config(layout, pod_cidr)?)
             .map_err(Error::network("looking at the pod network"))?;
         let unneeded = images.unfinished.iter().chain(&images.unneeded_layers).chain(&images.unneeded_blobs);
         let image_times =
             unneeded.filter_map(|path| changed(path).map(|time| (path.clone(), time))).collect();
-        let table = MountTable::read()?;
         Ok(Self {
-            mounts: mounts(layout, &table),
-            table,
+            mounts: mounts(layout, table),
             groups: groups(layout, expected)?,
             supervisors: supervisors(layout)?,
             alive: alive(expected),
