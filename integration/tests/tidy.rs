@@ -48,6 +48,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("pintle-shim", &["pintle-pause", "pintle-shim-protocol"]),
     ("pintle-shim-protocol", &[]),
+    ("pintle-streaming", &[]),
 ];
 
 /// Production lines a file may have (what comes before its `#[cfg(test)] mod tests`).
