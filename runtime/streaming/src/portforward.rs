@@ -118,12 +118,13 @@ async fn forward(backend: Arc<dyn Backend>, sandbox: String, port: u16, ends: En
         Ok(forward) => relay(forward, from, &mut to).await,
         Err(failure) => tell(&mut error, port, &failure).await,
     };
-    if let Err(error) = outcome {
-        debug!(%error, port, "a forwarded connection's client is gone");
-        return;
-    }
-    to.finish();
+    // An error stream that says nothing: what breaks in the middle is no reason for a client to leave, and kubectl leaves
+    // at the first word on it.
     error.finish();
+    match outcome {
+        Ok(()) => to.finish(),
+        Err(error) => debug!(%error, port, "a forwarded connection's client is gone"),
+    }
 }
 
 async fn relay(forward: Forward, from: Source, to: &mut Sink) -> io::Result<()> {

@@ -22,7 +22,7 @@ use crate::websocket::Channels;
 
 /// SPDY's protocols, the best first.
 pub(crate) const SPDY_PROTOCOLS: &[&str] =
-    &["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
+    &["v5.channel.k8s.io", "v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
 /// WebSocket's, the best first.
 pub(crate) const WEBSOCKET_PROTOCOLS: &[&str] = &[
     "v5.channel.k8s.io",

@@ -7,6 +7,7 @@
 )]
 
 mod engine;
+mod foreign;
 mod refused;
 mod spdy;
 mod websocket;
