@@ -84,6 +84,7 @@ pub(crate) struct ConfigFile {
     cluster_domain: Option<String>,
     cgroup_root: Option<String>,
     system_reserved: Reserved,
+    seccomp_default: Option<bool>,
     container_log_max_size: Option<Quantity>,
     container_log_max_files: Option<u32>,
     container_log_monitor_interval: Option<Span>,
@@ -169,6 +170,8 @@ pub(crate) struct Settings {
     pub(crate) cgroup_root: String,
     /// Kept back from pods.
     pub(crate) reserved: Reserved,
+    /// Whether containers that ask for no seccomp profile get the default one.
+    pub(crate) seccomp_default: bool,
     /// Rotation of containers' logs.
     pub(crate) logs: LogLimits,
 }
@@ -277,6 +280,7 @@ pub(crate) fn settle(file: ConfigFile, flags: Flags, origin: &str) -> Result<Set
         cluster_domain: file.cluster_domain.unwrap_or_else(|| "cluster.local".into()),
         cgroup_root: cgroup_root(file.cgroup_root, &state).map_err(|r| invalid("cgroupRoot", &r))?,
         reserved: file.system_reserved,
+        seccomp_default: file.seccomp_default.unwrap_or(true),
         logs: LogLimits {
             max_size: bytes(file.container_log_max_size.as_ref())
                 .map_err(|r| invalid("containerLogMaxSize", &r))?

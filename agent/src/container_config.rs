@@ -5,7 +5,8 @@
 //! [`crate::apply`].
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1 as api;
 use pintle_core::model::DesiredPod;
@@ -67,6 +68,16 @@ pub(crate) enum ContainerConfigError {
     /// The environment.
     #[error(transparent)]
     Environment(#[from] env::EnvError),
+    /// A seccomp profile that cannot be found.
+    #[error("seccomp profile {profile:?} in {}", root.display())]
+    Seccomp {
+        /// As the pod names it.
+        profile: String,
+        /// Where the node has its profiles.
+        root: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 /// What a container is made of.
@@ -123,7 +134,7 @@ pub(crate) fn of_container(from: &Ingredients<'_>) -> Result<v1::ContainerConfig
         tty: spec.tty.unwrap_or(false),
         linux: Some(v1::LinuxContainerConfig {
             resources: Some(limits(from)),
-            security_context: Some(security(from)),
+            security_context: Some(security(from)?),
         }),
         stop_signal: stop_signal
             .and_then(v1::Signal::from_str_name)
@@ -196,7 +207,7 @@ fn limits(from: &Ingredients<'_>) -> v1::LinuxContainerResources {
     }
 }
 
-fn security(from: &Ingredients<'_>) -> v1::LinuxContainerSecurityContext {
+fn security(from: &Ingredients<'_>) -> Result<v1::LinuxContainerSecurityContext, ContainerConfigError> {
     let default = api::SecurityContext::default();
     let own = from.spec.security_context.as_ref().unwrap_or(&default);
     let pod_spec = from.pod.pod.spec.as_ref();
@@ -211,7 +222,7 @@ fn security(from: &Ingredients<'_>) -> v1::LinuxContainerSecurityContext {
         Some("Strict") => v1::SupplementalGroupsPolicy::Strict,
         Some(_) | None => v1::SupplementalGroupsPolicy::Merge,
     };
-    v1::LinuxContainerSecurityContext {
+    Ok(v1::LinuxContainerSecurityContext {
         capabilities: own.capabilities.as_ref().map(|capabilities| v1::Capability {
             add_capabilities: capabilities.add.clone().unwrap_or_default(),
             drop_capabilities: capabilities.drop.clone().unwrap_or_default(),
@@ -227,9 +238,35 @@ fn security(from: &Ingredients<'_>) -> v1::LinuxContainerSecurityContext {
         no_new_privs: own.allow_privilege_escalation == Some(false),
         masked_paths: paths(&MASKED_PATHS),
         readonly_paths: paths(&READONLY_PATHS),
-        seccomp: sandbox_config::seccomp(profile),
+        seccomp: Some(seccomp(profile, from.node)?),
         ..Default::default()
+    })
+}
+
+/// Who asks for nothing gets what the node's `seccompDefault` says, as from a kubelet.
+fn seccomp(
+    profile: Option<&api::SeccompProfile>,
+    node: &NodeFacts,
+) -> Result<v1::SecurityProfile, ContainerConfigError> {
+    use v1::security_profile::ProfileType::{Localhost, RuntimeDefault, Unconfined};
+    let of = |kind, path: String| v1::SecurityProfile { profile_type: kind as i32, localhost_ref: path };
+    let file = profile.and_then(|profile| profile.localhost_profile.as_deref()).unwrap_or_default();
+    match profile.map(|profile| profile.type_.as_str()) {
+        Some("Localhost") => Ok(of(Localhost, profile_file(file, &node.seccomp_root)?.display().to_string())),
+        Some("RuntimeDefault") => Ok(of(RuntimeDefault, String::new())),
+        None if node.seccomp_default => Ok(of(RuntimeDefault, String::new())),
+        Some(_) | None => Ok(of(Unconfined, String::new())),
     }
+}
+
+/// The file of a profile, which no link leads out of the node's directory of profiles.
+fn profile_file(name: &str, root: &Path) -> Result<PathBuf, ContainerConfigError> {
+    let find = || {
+        let (root, file) = (root.canonicalize()?, root.join(name).canonicalize()?);
+        if file.starts_with(&root) { Ok(file) } else { Err(io::Error::other("it is a link that leads out")) }
+    };
+    let failed = |source| ContainerConfigError::Seccomp { profile: name.into(), root: root.into(), source };
+    find().map_err(failed)
 }
 
 fn run_as_user(own: &api::SecurityContext, pod: Option<&api::PodSecurityContext>) -> Option<i64> {
@@ -343,6 +380,44 @@ mod tests {
         assert!(security.readonly_rootfs && security.no_new_privs && !security.privileged);
         assert!(security.masked_paths.iter().any(|path| path == "/proc/kcore"));
         assert_eq!(security.capabilities.expect("capabilities").drop_capabilities, ["ALL"]);
+    }
+
+    fn seccomp_of(pod: &str, own: &str, node: &NodeFacts) -> (i32, String) {
+        let profile = |json: &str| serde_json::from_str::<Option<api::SeccompProfile>>(json).expect("a profile");
+        let (pod, own) = (profile(pod), profile(own));
+        let got = seccomp(own.as_ref().or(pod.as_ref()), node).expect("a profile");
+        (got.profile_type, got.localhost_ref)
+    }
+
+    #[test]
+    fn a_seccomp_profile_is_the_containers_own_else_the_pods_else_the_nodes_default() {
+        use v1::security_profile::ProfileType::{RuntimeDefault, Unconfined};
+        let default = r#"{"type":"RuntimeDefault"}"#;
+        let none = r#"{"type":"Unconfined"}"#;
+        let (strict, lax) = (NodeFacts { seccomp_default: true, ..node() }, node());
+        let of = |pod, own, node| seccomp_of(pod, own, node).0;
+        assert_eq!(of("null", "null", &strict), RuntimeDefault as i32);
+        assert_eq!(of("null", "null", &lax), Unconfined as i32);
+        assert_eq!(of(none, "null", &strict), Unconfined as i32);
+        assert_eq!(of(none, default, &lax), RuntimeDefault as i32);
+    }
+
+    #[test]
+    fn a_seccomp_profile_of_the_node_is_found_in_its_directory_and_nowhere_else() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().join("seccomp");
+        std::fs::create_dir_all(root.join("team")).expect("directories");
+        std::fs::write(root.join("team/a.json"), "{}").expect("a profile");
+        std::fs::write(dir.path().join("out.json"), "{}").expect("another");
+        std::os::unix::fs::symlink("../out.json", root.join("out.json")).expect("a link");
+        let node = NodeFacts { seccomp_root: root.clone(), ..node() };
+        let localhost = r#"{"type":"Localhost","localhostProfile":"team/a.json"}"#;
+        let path = root.join("team/a.json").canonicalize().expect("a path").display().to_string();
+        let kind = v1::security_profile::ProfileType::Localhost as i32;
+        assert_eq!(seccomp_of("null", localhost, &node), (kind, path));
+        let refused = |name| profile_file(name, &root).expect_err("refused").to_string();
+        assert_eq!(refused("out.json"), format!("seccomp profile \"out.json\" in {}", root.display()));
+        assert!(profile_file("none.json", &root).is_err());
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub(crate) fn facts(settings: &Settings) -> NodeFacts {
         memory: memory(),
         cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64),
         ips: addresses(),
+        seccomp_root: settings.root.join("seccomp"),
+        seccomp_default: settings.seccomp_default,
     }
 }
 

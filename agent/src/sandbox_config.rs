@@ -40,6 +40,10 @@ pub(crate) struct NodeFacts {
     pub(crate) cpus: u64,
     /// The node's addresses.
     pub(crate) ips: Vec<String>,
+    /// Where `localhostProfile`s are.
+    pub(crate) seccomp_root: PathBuf,
+    /// Whether who asks for no seccomp profile gets the default one.
+    pub(crate) seccomp_default: bool,
 }
 
 /// The pod's log directory.
@@ -123,20 +127,6 @@ pub(crate) fn namespaces(spec: &api::PodSpec) -> v1::NamespaceOption {
         ipc: mode(spec.host_ipc, v1::NamespaceMode::Pod).into(),
         ..Default::default()
     }
-}
-
-/// A seccomp profile; absent ones are the runtime's to choose.
-pub(crate) fn seccomp(profile: Option<&api::SeccompProfile>) -> Option<v1::SecurityProfile> {
-    let profile = profile?;
-    let kind = match profile.type_.as_str() {
-        "RuntimeDefault" => v1::security_profile::ProfileType::RuntimeDefault,
-        "Localhost" => v1::security_profile::ProfileType::Localhost,
-        _ => v1::security_profile::ProfileType::Unconfined,
-    };
-    Some(v1::SecurityProfile {
-        profile_type: kind.into(),
-        localhost_ref: profile.localhost_profile.clone().unwrap_or_default(),
-    })
 }
 
 fn linux(pod: &DesiredPod, spec: &api::PodSpec, node: &NodeFacts) -> v1::LinuxPodSandboxConfig {

@@ -83,7 +83,9 @@ pub(crate) const FIELDS: &[(&str, Support)] = &[
     ("spec.securityContext.fsGroup", Yes),
     ("spec.securityContext.fsGroupChangePolicy", Only(&["\"Always\""])),
     ("spec.securityContext.seLinuxOptions", Only(&["{}"])),
-    ("spec.securityContext.seccompProfile", Only(&["{\"type\":\"Unconfined\"}"])),
+    ("spec.securityContext.seccompProfile", Yes),
+    ("spec.securityContext.seccompProfile.type", Yes),
+    ("spec.securityContext.seccompProfile.localhostProfile", Yes),
     ("spec.securityContext.appArmorProfile", Only(&["{\"type\":\"Unconfined\"}"])),
     // Volumes.
     ("spec.volumes[].name", Yes),
@@ -145,7 +147,9 @@ pub(crate) const FIELDS: &[(&str, Support)] = &[
     ("spec.containers[].securityContext.capabilities.add", Yes),
     ("spec.containers[].securityContext.capabilities.drop", Yes),
     ("spec.containers[].securityContext.seLinuxOptions", Only(&["{}"])),
-    ("spec.containers[].securityContext.seccompProfile", Only(&["{\"type\":\"Unconfined\"}"])),
+    ("spec.containers[].securityContext.seccompProfile", Yes),
+    ("spec.containers[].securityContext.seccompProfile.type", Yes),
+    ("spec.containers[].securityContext.seccompProfile.localhostProfile", Yes),
     ("spec.containers[].securityContext.appArmorProfile", Only(&["{\"type\":\"Unconfined\"}"])),
     ("spec.containers[].lifecycle", Only(&["{}"])),
 ];

@@ -339,6 +339,7 @@ fn check_security(checker: &mut Checker<'_>, context: &api::SecurityContext, pat
             check_capability(checker, name, &path.field("capabilities").field(field).index(at));
         }
     }
+    pod::check_seccomp(checker, context.seccomp_profile.as_ref(), &path.field("seccompProfile"));
     if context.allow_privilege_escalation == Some(false) {
         let path = path.field("allowPrivilegeEscalation");
         if context.privileged == Some(true) {

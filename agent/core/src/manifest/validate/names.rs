@@ -93,6 +93,17 @@ pub(super) fn absolute_path(text: &str) -> Result<(), String> {
     short_path(text)
 }
 
+/// A path from some directory downwards.
+pub(super) fn descending_path(text: &str) -> Result<(), String> {
+    if text.starts_with('/') {
+        return Err(format!("`{}` must be a relative path", short(text)));
+    }
+    if text.split('/').any(|part| part == "..") {
+        return Err(format!("`{}` must not contain `..`", short(text)));
+    }
+    short_path(text)
+}
+
 /// A path that the kernel can take.
 pub(super) fn short_path(text: &str) -> Result<(), String> {
     if text.len() <= limits::PATH {

@@ -213,6 +213,28 @@ fn check_security(checker: &mut Checker<'_>, context: Option<&api::PodSecurityCo
     for (at, group) in context.supplemental_groups.iter().flatten().enumerate() {
         check_id(checker, Some(*group), &path.field("supplementalGroups").index(at));
     }
+    check_seccomp(checker, context.seccomp_profile.as_ref(), &path.field("seccompProfile"));
+}
+
+pub(super) fn check_seccomp(
+    checker: &mut Checker<'_>,
+    profile: Option<&api::SeccompProfile>,
+    path: &FieldPath,
+) {
+    let Some(profile) = profile else { return };
+    let kind = profile.type_.as_str();
+    if kind.is_empty() {
+        checker.require(&path.field("type"), "is required");
+    } else {
+        checker.one_of(&path.field("type"), Some(kind), &["Localhost", "RuntimeDefault", "Unconfined"]);
+    }
+    let path = path.field("localhostProfile");
+    match (kind, profile.localhost_profile.as_deref().filter(|file| !file.is_empty())) {
+        ("Localhost", None) => checker.require(&path, "is required when type is Localhost"),
+        ("Localhost", Some(file)) => checker.expect(&path, names::descending_path(file)),
+        (_, Some(_)) => checker.fail(&path, "can only be set when type is Localhost"),
+        (_, None) => {}
+    }
 }
 
 /// The id of a user or a group.
