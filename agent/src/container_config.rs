@@ -383,7 +383,8 @@ mod tests {
     }
 
     fn seccomp_of(pod: &str, own: &str, node: &NodeFacts) -> (i32, String) {
-        let profile = |json: &str| serde_json::from_str::<Option<api::SeccompProfile>>(json).expect("a profile");
+        let profile =
+            |json: &str| serde_json::from_str::<Option<api::SeccompProfile>>(json).expect("a profile");
         let (pod, own) = (profile(pod), profile(own));
         let got = seccomp(own.as_ref().or(pod.as_ref()), node).expect("a profile");
         (got.profile_type, got.localhost_ref)

@@ -44,8 +44,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("pintle-probes", &[]),
     (
         "pintle-runtime",
-        &["pintle-cni", "pintle-cri-api", "pintle-image", "pintle-pause", "pintle-shim-protocol"],
+        &[
+            "pintle-cni",
+            "pintle-cri-api",
+            "pintle-image",
+            "pintle-pause",
+            "pintle-seccomp",
+            "pintle-shim-protocol",
+        ],
     ),
+    ("pintle-seccomp", &[]),
     ("pintle-shim", &["pintle-pause", "pintle-shim-protocol"]),
     ("pintle-shim-protocol", &[]),
     ("pintle-streaming", &[]),
