@@ -24,6 +24,10 @@ pub const OLDEST_VERSION: u32 = 1;
 /// The most bytes a packet may have.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 
+/// In a bundle: a seccomp filter, ready to be loaded. Its flags in four bytes, then a classic BPF program, eight bytes an
+/// instruction (`struct sock_filter`), all as this machine has them in memory.
+pub const SECCOMP_FILE: &str = "seccomp.bpf";
+
 /// A request of the engine, with the number its [`Message::Reply`] will carry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {
@@ -144,6 +148,9 @@ pub struct CreateContainer {
     pub bundle: String,
     /// Whether this is the pod's infra container, whose end is the end of the sandbox.
     pub infra: bool,
+    /// Whether every process of the container is bound by the seccomp filter in the bundle, [`SECCOMP_FILE`].
+    #[serde(default)]
+    pub seccomp: bool,
     /// Where standard output and error go, in the CRI log format; absent: nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_path: Option<String>,

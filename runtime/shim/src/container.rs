@@ -56,6 +56,8 @@ pub(crate) struct Container {
     pub(crate) id: String,
     pub(crate) bundle: PathBuf,
     pub(crate) infra: bool,
+    /// Its seccomp filter.
+    pub(crate) filter: Option<PathBuf>,
     pub(crate) kill_all_on_exit: bool,
     pub(crate) phase: Phase,
     pub(crate) cgroup: Option<CgroupPath>,

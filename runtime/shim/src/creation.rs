@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use pintle_shim_protocol::{Answer, CreateContainer, ErrorCode};
+use pintle_shim_protocol::{Answer, CreateContainer, ErrorCode, SECCOMP_FILE};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::cgroup::CgroupPath;
@@ -120,10 +120,12 @@ impl Supervisor {
         exit_record::reserve(&bundle).map_err(|source| Error::ExitRecord { source })?;
         let stdio = Stdio::open(create)?;
         let (report, theirs) = report::channel().map_err(io_error("making a report channel"))?;
+        let filter = create.seccomp.then(|| bundle.join(SECCOMP_FILE));
         let job = helper::Job {
             way: if create.infra { helper::Way::Infra } else { helper::Way::Library },
             container: &create.container,
             bundle: &bundle,
+            filter: filter.as_deref(),
             oom_score_adj: create.oom_score_adj.unwrap_or(0),
             hierarchies: &self.settings.hierarchies,
         };
@@ -153,6 +155,7 @@ impl Supervisor {
             id: create.container.clone(),
             bundle,
             infra: create.infra,
+            filter,
             kill_all_on_exit: create.kill_all_on_exit,
             phase: Phase::Creating,
             cgroup: None,

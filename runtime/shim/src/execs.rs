@@ -128,6 +128,7 @@ impl Supervisor {
         let (report, theirs) = report::channel()?;
         let job = exec_child::Job {
             process: Path::new(&wanted.process),
+            filter: owner.filter.as_deref(),
             cgroup,
             group: &group,
             init: init.pid,

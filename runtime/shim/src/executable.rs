@@ -1,9 +1,10 @@
 //! Becoming a container's program.
 //!
-//! In: arguments and environment of an OCI process, inside the container already. Out: does not return when it succeeds;
+//! In: arguments and environment of an OCI process, inside the container already, and a filter to load at last. Out: does not return when it succeeds;
 //! else the reason. The search is our own: libcontainer's asks for a world-executable file, wants PATH to be set and lets
 //! the C library hand what is no program to /bin/sh. Nothing here ever runs a shell that was not asked for.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -12,7 +13,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use oci_spec::runtime::Process;
+use rustix::fs::{Access, AtFlags, CWD};
 
+use crate::identity::{self, Filter, IdentityError};
 use crate::sys;
 
 /// Where programs are looked for when the environment has no PATH.
@@ -41,10 +45,33 @@ pub(crate) enum ExecutableError {
     Supervisor { file: String },
     #[error("exec: {file:?}")]
     Other { file: String, source: Errno },
+    #[error(transparent)]
+    Filter { source: IdentityError },
 }
 
-/// Executes `arguments`. The environment is passed as it is.
-pub(crate) fn execute(arguments: &[String], environment: &[String]) -> Result<Infallible, ExecutableError> {
+/// What to become.
+#[derive(Debug)]
+pub(crate) struct Program<'a> {
+    arguments: &'a [String],
+    environment: Vec<String>,
+    /// Loaded when there is nothing left to do but to execute.
+    filter: Option<&'a Filter>,
+}
+
+impl<'a> Program<'a> {
+    /// Of a process that is who it shall be.
+    pub(crate) fn of(process: &'a Process, filter: Option<&'a Filter>) -> Self {
+        Self {
+            arguments: process.args().as_deref().unwrap_or_default(),
+            environment: identity::environment(process),
+            filter: filter.filter(|_| Filter::is_last(process)),
+        }
+    }
+}
+
+/// Executes the program. Its environment is passed as it is.
+pub(crate) fn execute(wanted: &Program<'_>) -> Result<Infallible, ExecutableError> {
+    let Program { arguments, environment, filter } = wanted;
     let program =
         arguments.first().filter(|program| !program.is_empty()).ok_or(ExecutableError::NoProgram)?;
     let strings =
@@ -52,6 +79,7 @@ pub(crate) fn execute(arguments: &[String], environment: &[String]) -> Result<In
     let call = Call {
         arguments: strings(arguments).map_err(|_| ExecutableError::ZeroByte)?,
         environment: strings(environment).map_err(|_| ExecutableError::ZeroByte)?,
+        filter: Cell::new(*filter),
     };
     sys::default_signals();
     if program.contains('/') {
@@ -71,18 +99,31 @@ pub(crate) fn execute(arguments: &[String], environment: &[String]) -> Result<In
     Err(worst.unwrap_or(ExecutableError::NotInPath { program: program.clone(), path: path.to_owned() }))
 }
 
-struct Call {
+struct Call<'a> {
     arguments: Vec<CString>,
     environment: Vec<CString>,
+    filter: Cell<Option<&'a Filter>>,
 }
 
-impl Call {
+impl Call<'_> {
     /// Returns only when it failed. None: there is no such file.
     fn attempt(&self, file: &str) -> Option<ExecutableError> {
         let file = file.to_owned();
         let Ok(name) = CString::new(file.as_str()) else { return Some(ExecutableError::ZeroByte) };
         if is_supervisor(Path::new(&file)) {
             return Some(ExecutableError::Supervisor { file });
+        }
+        if let Some(filter) = self.filter.get() {
+            // Loaded once, so not for a file that is not there.
+            match rustix::fs::accessat(CWD, name.as_c_str(), Access::EXEC_OK, AtFlags::EACCESS) {
+                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return None,
+                Err(rustix::io::Errno::ACCESS) => return Some(ExecutableError::Denied { file }),
+                Ok(()) | Err(_) => {}
+            }
+            self.filter.set(None);
+            if let Err(source) = filter.load() {
+                return Some(ExecutableError::Filter { source });
+            }
         }
         let Err(errno) = nix::unistd::execve(&name, &self.arguments, &self.environment);
         if errno == Errno::ENOENT && fs::metadata(&file).is_ok() {

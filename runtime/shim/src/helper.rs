@@ -4,7 +4,9 @@
 //! first process is left waiting and falls to the supervisor. It exists because the library changes its process for good
 //! (working directory, dumpable, oom_score_adj), leaves zombies and sockets behind when it fails, is not thread-safe and
 //! tells the cause of an error only to `tracing`; all of that ends with the helper. What the library leaves out is added
-//! here: hierarchies it does not join, `memory.oom.group`, device rules on cgroup v2, our own search for the program.
+//! here: hierarchies it does not join, `memory.oom.group`, device rules on cgroup v2, our own search for the program. User,
+//! capabilities and seccomp filter are ours as well (`identity`), because a filter has to be loaded in the midst of them: the
+//! library is asked for a process of root with all capabilities, which becomes who it shall be before it waits to be started.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,16 +14,16 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
-use oci_spec::runtime::{LinuxDeviceCgroup, Spec};
+use oci_spec::runtime::{LinuxDeviceCgroup, Process, Spec, User};
 
 use crate::cgroup::{self, CgroupPath, Hierarchies};
 use crate::device_filter;
 use crate::executable;
+use crate::identity::{self, Filter, IdentityError};
 use crate::infra;
 use crate::journal::chain;
 use crate::passing;
@@ -52,6 +54,10 @@ enum Error {
     Infra { source: infra::InfraError },
     #[error("libcontainer")]
     Library { source: libcontainer::error::LibcontainerError },
+    #[error("the process")]
+    Identity { source: IdentityError },
+    #[error("writing {}", path.display())]
+    Write { path: PathBuf, source: io::Error },
     #[error("the container's terminal")]
     Terminal { source: io::Error },
     #[error("libcontainer named no process")]
@@ -77,6 +83,8 @@ pub(crate) struct Job<'a> {
     pub(crate) way: Way,
     pub(crate) container: &'a str,
     pub(crate) bundle: &'a Path,
+    /// The file with its seccomp filter.
+    pub(crate) filter: Option<&'a Path>,
     pub(crate) oom_score_adj: i32,
     pub(crate) hierarchies: &'a Hierarchies,
 }
@@ -116,14 +124,16 @@ fn make(job: Job<'_>, report: &'static OwnedFd) -> Result<i32, Error> {
         return infra::make(&spec, &plan.cgroup, job.hierarchies, report)
             .map_err(|source| Error::Infra { source });
     }
-    drop(spec);
+    let becoming = Becoming::of(&spec, job.filter)?;
+    let spec = for_the_library(spec);
     tracing::subscriber::set_global_default(Collector { report }).unwrap_or_default();
     let join = || {
         job.hierarchies.create_parents(&plan.cgroup)?;
         job.hierarchies.enter_uncontrolled(&plan.cgroup)
     };
     join().map_err(|source| Error::Cgroup { source })?;
-    let pid = call_library(job, &plan, report)?;
+    let program = Program { report, becoming: Box::leak(Box::new(becoming)) };
+    let pid = call_library(job, (&spec, plan.terminal), program)?;
     finish(job, &plan.cgroup, &plan.devices, pid).inspect_err(|_| {
         sys::open_process(pid).and_then(|process| sys::signal(&process, libc::SIGKILL)).unwrap_or_default();
     })?;
@@ -174,7 +184,19 @@ impl Plan {
     }
 }
 
-fn call_library(job: Job<'_>, plan: &Plan, report: &'static OwnedFd) -> Result<i32, Error> {
+/// The configuration with a process that may still do everything.
+fn for_the_library(mut spec: Spec) -> Spec {
+    if let Some(process) = spec.process_mut() {
+        process.set_user(User::default());
+        process.set_capabilities(None);
+        process.set_no_new_privileges(None);
+        process.set_apparmor_profile(None);
+    }
+    spec
+}
+
+fn call_library(job: Job<'_>, (spec, terminal): (&Spec, bool), program: Program) -> Result<i32, Error> {
+    let report = program.report;
     let state = job.bundle.join(STATE);
     let stale = state.join(job.container);
     match fs::remove_dir_all(&stale) {
@@ -184,11 +206,12 @@ fn call_library(job: Job<'_>, plan: &Plan, report: &'static OwnedFd) -> Result<i
         Ok(()) | Err(_) => {}
     }
     fs::create_dir_all(&state).map_err(|source| Error::Descriptors { source })?;
+    write_spec(&state, spec)?;
     let failed = |source| Error::Library { source };
-    let console = plan.terminal.then(|| Console::listen(&state)).transpose()?;
+    let console = terminal.then(|| Console::listen(&state)).transpose()?;
     let container = ContainerBuilder::new(job.container.to_owned(), SyscallType::default())
-        .with_executor(Program { report, home: Box::leak(Box::default()) })
-        .with_root_path(state)
+        .with_executor(program)
+        .with_root_path(state.clone())
         .map_err(failed)?
         .with_console_socket(console.as_ref().map(|console| console.path.clone()))
         .with_stdin(sys::adopt(4))
@@ -196,7 +219,7 @@ fn call_library(job: Job<'_>, plan: &Plan, report: &'static OwnedFd) -> Result<i
         .with_stderr(sys::adopt(6))
         .validate_id()
         .map_err(failed)?
-        .as_init(job.bundle)
+        .as_init(&state)
         .with_systemd(false)
         .with_detach(true)
         .build()
@@ -205,6 +228,12 @@ fn call_library(job: Job<'_>, plan: &Plan, report: &'static OwnedFd) -> Result<i
         console.forward(report)?;
     }
     container.pid().map(|pid| pid.as_raw()).ok_or(Error::NoProcess)
+}
+
+fn write_spec(bundle: &Path, spec: &Spec) -> Result<(), Error> {
+    let path = bundle.join("config.json");
+    let written = serde_json::to_vec(spec).map_err(io::Error::from).and_then(|text| fs::write(&path, text));
+    written.map_err(|source| Error::Write { path, source })
 }
 
 /// The socket on which the library hands over the master of a container's terminal.
@@ -274,28 +303,32 @@ fn make_null_writable() -> io::Result<()> {
     Ok(())
 }
 
+/// Who the container's first process is to be.
+struct Becoming {
+    process: Process,
+    filter: Option<Filter>,
+}
+
+impl Becoming {
+    fn of(spec: &Spec, filter: Option<&Path>) -> Result<Self, Error> {
+        let process = spec.process().clone();
+        let process = process.ok_or(Error::Refused { field: "process", reason: "missing" })?;
+        let filter = filter.map(Filter::read).transpose().map_err(|source| Error::Identity { source })?;
+        Ok(Self { process, filter })
+    }
+}
+
 /// Runs the program in the container's first process.
 #[derive(Clone)]
 struct Program {
     report: &'static OwnedFd,
-    /// What the library found in the container's passwd file, if the configuration has no HOME.
-    home: &'static OnceLock<String>,
+    becoming: &'static Becoming,
 }
 
 impl Executor for Program {
-    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
-        let arguments = process.args().clone().unwrap_or_default();
-        let mut environment = process.env().clone().unwrap_or_default();
-        if let Some(home) =
-            self.home.get().filter(|_| !environment.iter().any(|entry| entry.starts_with("HOME=")))
-        {
-            environment.push(format!("HOME={home}"));
-        }
-        if let Err(error) = make_null_writable() {
-            Report::Failed(format!("/dev/null: {error}")).send(self.report);
-        }
-        let Err(error) = executable::execute(&arguments, &environment);
+    fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
+        let Becoming { process, filter } = self.becoming;
+        let Err(error) = executable::execute(&executable::Program::of(process, filter.as_ref()));
         Report::NotExecuted(chain(&error)).send(self.report);
         sys::exit_now(127)
     }
@@ -305,12 +338,14 @@ impl Executor for Program {
         Ok(())
     }
 
-    fn setup_envs(&self, environment: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
-        if let Some(home) = environment.get("HOME") {
-            // Set once per process; the library calls this once.
-            self.home.set(home.clone()).unwrap_or_default();
+    /// The last thing the library asks for before the process waits to be started: neighbours in its pid namespace must not
+    /// find one there that may do everything.
+    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        let Becoming { process, filter } = self.becoming;
+        if let Err(error) = make_null_writable() {
+            Report::Failed(format!("/dev/null: {error}")).send(self.report);
         }
-        Ok(())
+        identity::assume(process, filter.as_ref()).map_err(|error| ExecutorSetEnvsError::Other(chain(&error)))
     }
 }
 

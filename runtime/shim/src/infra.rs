@@ -18,7 +18,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use crate::cgroup::{self, Birthplace, CgroupPath, Hierarchies};
 use crate::device_filter;
-use crate::executable;
+use crate::executable::{self, Program};
 use crate::journal::chain;
 use crate::report::Report;
 use crate::sys::{self, Fork};
@@ -193,9 +193,7 @@ fn run(plan: &Plan<'_>, report: &OwnedFd) -> i32 {
         Ok((_, length)) if length > 0 => {}
         Ok(_) | Err(_) => return 126,
     }
-    let arguments = plan.process.args().clone().unwrap_or_default();
-    let environment = plan.process.env().clone().unwrap_or_default();
-    let Err(error) = executable::execute(&arguments, &environment);
+    let Err(error) = executable::execute(&Program::of(plan.process, None));
     Report::NotExecuted(chain(&error)).send(report);
     127
 }

@@ -22,6 +22,7 @@ mod execs;
 mod executable;
 mod exit_record;
 mod helper;
+mod identity;
 mod infra;
 mod journal;
 mod lifecycle;

@@ -201,6 +201,26 @@ pub(crate) fn take_terminal() -> io::Result<()> {
     check(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) }.into()).map(drop)
 }
 
+/// An instruction of classic BPF.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Instruction(libc::sock_filter);
+
+impl From<(u16, u8, u8, u32)> for Instruction {
+    fn from((code, jt, jf, k): (u16, u8, u8, u32)) -> Self {
+        Self(libc::sock_filter { code, jt, jf, k })
+    }
+}
+
+/// Binds the process, and all that come from it, by a seccomp program.
+pub(crate) fn load_seccomp_filter(flags: u32, program: &[Instruction]) -> io::Result<()> {
+    let instructions = program.iter().map(|instruction| instruction.0).collect::<Vec<_>>();
+    let len = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let program = libc::sock_fprog { len, filter: instructions.as_ptr().cast_mut() };
+    let operation = libc::SECCOMP_SET_MODE_FILTER;
+    // SAFETY: `program` and its instructions live through the call, which only reads them.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, operation, flags, &raw const program) }).map(drop)
+}
+
 const BPF_PROG_LOAD: i32 = 5;
 const BPF_PROG_ATTACH: i32 = 8;
 const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;

@@ -231,6 +231,7 @@ impl Engine {
             container: container.id.clone(),
             bundle: container.dir.to_string_lossy().into_owned(),
             infra: false,
+            seccomp: prepared.seccomp,
             log_path: Some(record.log_path).filter(|path| !path.is_empty()),
             stdin,
             kill_all_on_exit,
@@ -270,6 +271,7 @@ impl Engine {
             rootfs: &rootfs,
             pid: parts.pid,
             host: &self.host,
+            filters: &self.filters,
         })
     }
 }

@@ -18,6 +18,7 @@ use super::{
     records::{NamespaceMode, SandboxConfig, UserRecord},
     rootfs::{self, Kind},
     sandbox_files,
+    seccomp::Filters,
     state::Container,
 };
 use crate::spec::{
@@ -27,6 +28,7 @@ use crate::spec::{
     mounts::{self, ResolvedMount},
     namespaces::PidNamespace,
     process::{self, ImageProcess},
+    seccomp,
     user::{self, NameFiles, ResolvedUser},
 };
 
@@ -55,6 +57,8 @@ pub struct Request<'a> {
     pub pid: PidNamespace,
     /// What the node can do.
     pub host: &'a HostFacts,
+    /// The seccomp filters.
+    pub filters: &'a Filters,
 }
 
 /// What was found out and is told later.
@@ -62,6 +66,8 @@ pub struct Request<'a> {
 pub struct Prepared {
     /// The identity of the container's process.
     pub user: UserRecord,
+    /// Whether it has a seccomp filter.
+    pub seccomp: bool,
 }
 
 /// Looks everything up and writes the bundle.
@@ -110,8 +116,9 @@ pub fn prepare(request: &Request<'_>) -> Result<Prepared> {
     })?;
     make_own_mount_points(rootfs, &spec)?;
     sandbox_files::write_bundle(&container.dir, &spec)?;
+    let seccomp = request.filters.write(&seccomp::of_container(&security)?, &spec, &container.dir)?;
     let ResolvedUser { uid, gid, groups, .. } = user;
-    Ok(Prepared { user: UserRecord { uid, gid, groups } })
+    Ok(Prepared { user: UserRecord { uid, gid, groups }, seccomp })
 }
 
 /// The node's `/etc/hosts`, for pods on the node's network.

@@ -31,6 +31,7 @@ pub mod recovery;
 pub mod rootfs;
 pub mod sandbox;
 pub mod sandbox_files;
+pub mod seccomp;
 pub mod serve;
 pub mod state;
 pub mod stats;
@@ -71,6 +72,7 @@ pub struct Engine {
     pub(crate) network: Arc<Network>,
     pub(crate) cgroups: Arc<Cgroups>,
     pub(crate) host: HostFacts,
+    pub(crate) filters: seccomp::Filters,
     pub(crate) boot: String,
     pub(crate) shim: program::Program,
     pub(crate) events: EventHub,
@@ -128,6 +130,7 @@ impl Engine {
             network: Arc::new(network),
             cgroups: Arc::new(cgroups),
             host,
+            filters: seccomp::Filters::default(),
             boot: host::boot_id()?,
             shim,
             events: EventHub::new(events::CAPACITY),

@@ -275,6 +275,7 @@ async fn create_infra(
         log_path: None,
         stdin: false,
         kill_all_on_exit: false,
+        seccomp: false,
         oom_score_adj: Some(oom_score_adj),
     });
     let answer = connection.request(request, CREATE_LIMIT).await;

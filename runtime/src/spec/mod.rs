@@ -14,6 +14,7 @@ pub mod mounts;
 pub mod namespaces;
 pub mod process;
 pub mod resources;
+pub mod seccomp;
 pub mod signal;
 pub mod user;
 pub mod validate;

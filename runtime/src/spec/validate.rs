@@ -4,10 +4,10 @@
 
 use pintle_cri_api::v1::{
     ContainerConfig, LinuxContainerSecurityContext, NamespaceMode as CriMode, PodSandboxConfig,
-    SecurityProfile, security_profile::ProfileType,
+    security_profile::ProfileType,
 };
 
-use super::{Error, bounds, mounts, namespaces};
+use super::{Error, bounds, mounts, namespaces, seccomp};
 
 /// The longest host name that the kernel takes.
 const MAX_HOSTNAME: usize = 64;
@@ -21,12 +21,7 @@ pub fn sandbox(config: &PodSandboxConfig) -> Result<(), Error> {
     let linux = config.linux.as_ref();
     let security = linux.and_then(|linux| linux.security_context.as_ref());
     namespaces::refuse_user_namespaces(security.and_then(|s| s.namespace_options.as_ref()))?;
-    let profile = security.and_then(|s| s.seccomp.as_ref());
-    // Every kubelet asks for RuntimeDefault here. It concerns the infra container alone, which runs our own pause
-    // program and never a word of the user's; a profile of the user's own is another matter.
-    if profile.is_none_or(|p| p.profile_type != ProfileType::RuntimeDefault as i32) {
-        seccomp(profile, security.map_or("", |s| old_sandbox_profile(s)))?;
-    }
+    security.map_or(Ok(()), seccomp::check_sandbox)?;
     if linux.is_some_and(|linux| !linux.sysctls.is_empty()) {
         return Err(Error::unsupported("sysctls", "not supported yet"));
     }
@@ -78,7 +73,7 @@ pub fn container(config: &ContainerConfig) -> Result<(), Error> {
 
 fn container_security(security: &LinuxContainerSecurityContext) -> Result<(), Error> {
     namespaces::refuse_user_namespaces(security.namespace_options.as_ref())?;
-    seccomp(security.seccomp.as_ref(), old_container_profile(security))?;
+    seccomp::of_container(security)?;
     let apparmor = security.apparmor.as_ref();
     let localhost = apparmor.is_some_and(|p| p.profile_type == ProfileType::Localhost as i32);
     if localhost {
@@ -97,33 +92,10 @@ fn container_security(security: &LinuxContainerSecurityContext) -> Result<(), Er
     Ok(())
 }
 
-/// No profile, and "unconfined", are what there is now; anything else would be a promise that is not kept.
-fn seccomp(profile: Option<&SecurityProfile>, old: &str) -> Result<(), Error> {
-    let asked = match profile {
-        Some(profile) => profile.profile_type != ProfileType::Unconfined as i32,
-        None => !matches!(old, "" | "unconfined"),
-    };
-    if asked {
-        return Err(Error::unsupported("seccomp", "seccomp profiles are not supported yet; use Unconfined"));
-    }
-    Ok(())
-}
-
-#[expect(deprecated, reason = "an old kubelet may still say it there, and it must not be ignored")]
-fn old_sandbox_profile(security: &pintle_cri_api::v1::LinuxSandboxSecurityContext) -> &str {
-    &security.seccomp_profile_path
-}
-
-#[expect(deprecated, reason = "an old kubelet may still say it there, and it must not be ignored")]
-fn old_container_profile(security: &LinuxContainerSecurityContext) -> &str {
-    &security.seccomp_profile_path
-}
-
 #[cfg(test)]
 mod tests {
     use pintle_cri_api::v1::{
-        ContainerMetadata, ImageSpec, LinuxContainerConfig, LinuxPodSandboxConfig,
-        LinuxSandboxSecurityContext, PodSandboxMetadata,
+        ContainerMetadata, ImageSpec, LinuxContainerConfig, LinuxPodSandboxConfig, PodSandboxMetadata,
     };
 
     use super::*;
@@ -142,38 +114,10 @@ mod tests {
         PodSandboxConfig { metadata, ..Default::default() }
     }
 
-    fn with_seccomp(kind: ProfileType) -> ContainerConfig {
-        let profile = SecurityProfile { profile_type: kind as i32, ..Default::default() };
-        let security_context =
-            Some(LinuxContainerSecurityContext { seccomp: Some(profile), ..Default::default() });
-        ContainerConfig {
-            linux: Some(LinuxContainerConfig { security_context, ..Default::default() }),
-            ..good()
-        }
-    }
-
     #[test]
     fn a_plain_container_and_sandbox_pass() {
         container(&good()).unwrap();
         sandbox(&pod()).unwrap();
-    }
-
-    #[test]
-    fn a_seccomp_profile_is_refused_and_never_ignored() {
-        container(&with_seccomp(ProfileType::Unconfined)).unwrap();
-        for kind in [ProfileType::RuntimeDefault, ProfileType::Localhost] {
-            assert!(matches!(container(&with_seccomp(kind)), Err(Error::Unsupported { .. })));
-        }
-    }
-
-    #[test]
-    fn the_infra_container_may_be_asked_to_run_under_the_default_profile_but_not_under_a_users() {
-        for (kind, fits) in [(ProfileType::RuntimeDefault, true), (ProfileType::Localhost, false)] {
-            let seccomp = Some(SecurityProfile { profile_type: kind as i32, ..Default::default() });
-            let security_context = Some(LinuxSandboxSecurityContext { seccomp, ..Default::default() });
-            let linux = Some(LinuxPodSandboxConfig { security_context, ..Default::default() });
-            assert_eq!(sandbox(&PodSandboxConfig { linux, ..pod() }).is_ok(), fits);
-        }
     }
 
     #[test]

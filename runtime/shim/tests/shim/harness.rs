@@ -252,6 +252,7 @@ impl Shim {
             container: id.to_owned(),
             bundle: bundle.to_str().unwrap().to_owned(),
             infra: false,
+            seccomp: false,
             log_path: Some(self.path(&format!("{id}.log")).to_str().unwrap().to_owned()),
             stdin: false,
             kill_all_on_exit: false,
