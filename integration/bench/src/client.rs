@@ -246,7 +246,7 @@ impl Client {
                 cgroup_parent: self.place.cgroup_parent.clone(),
                 security_context: Some(v1::LinuxSandboxSecurityContext {
                     namespace_options: Some(namespaces()),
-                    seccomp: Some(unconfined()),
+                    seccomp: Some(default_profile()),
                     ..Default::default()
                 }),
                 ..Default::default()
@@ -268,7 +268,7 @@ impl Client {
                 }),
                 security_context: Some(v1::LinuxContainerSecurityContext {
                     namespace_options: Some(namespaces()),
-                    seccomp: Some(unconfined()),
+                    seccomp: Some(default_profile()),
                     ..Default::default()
                 }),
             }),
@@ -294,10 +294,10 @@ fn namespaces() -> v1::NamespaceOption {
     v1::NamespaceOption { network: pod, ipc: pod, pid: container, ..Default::default() }
 }
 
-/// Asked for by name, so that neither side's default matters.
-fn unconfined() -> v1::SecurityProfile {
+/// As a kubelet asks for it; by name, so that it does not matter what either side does unasked.
+fn default_profile() -> v1::SecurityProfile {
     v1::SecurityProfile {
-        profile_type: v1::security_profile::ProfileType::Unconfined as i32,
+        profile_type: v1::security_profile::ProfileType::RuntimeDefault as i32,
         localhost_ref: String::new(),
     }
 }

@@ -50,7 +50,7 @@ pub(crate) struct Report {
 /// What a reader must know to be fair to both sides.
 pub(crate) const NOTES: &[&str] = &[
     "One client, one kept connection to each side; its making is not counted. Rounds alternate: containerd, Pintle, Pintle, containerd.",
-    "Seccomp is asked to be Unconfined on both sides, AppArmor is off, logs are written on both sides.",
+    "Seccomp RuntimeDefault is asked for on both sides, AppArmor is off, logs are written on both sides.",
     "Both sides run the same container program and the same infra program (Pintle's pause, 1 KiB, as containerd's sandbox image).",
     "containerd: Debian's configuration with overlayfs, runc, CNI plug-ins loopback + bridge (masquerade) + host-local + portmap.",
     "restart: SIGKILL to the container's process until its successor is started by the client, upon the event; containerd's event is its own TaskExit.",
