@@ -84,6 +84,7 @@ pub mod number {
     mod own {
         pub const PTRACE: i64 = 101;
         pub const SYSLOG: i64 = 103;
+        pub const CLONE: i64 = 56;
         pub const UNSHARE: i64 = 272;
         pub const SETNS: i64 = 308;
         pub const MOUNT: i64 = 165;
@@ -123,6 +124,7 @@ pub mod number {
     mod own {
         pub const PTRACE: i64 = 117;
         pub const SYSLOG: i64 = 116;
+        pub const CLONE: i64 = 220;
         pub const UNSHARE: i64 = 97;
         pub const SETNS: i64 = 268;
         pub const MOUNT: i64 = 40;
@@ -165,5 +167,6 @@ pub mod number {
     pub const MOVE_MOUNT: i64 = 429;
     pub const FSOPEN: i64 = 430;
     pub const PIDFD_OPEN: i64 = 434;
+    pub const CLONE3: i64 = 435;
     pub const MOUNT_SETATTR: i64 = 442;
 }

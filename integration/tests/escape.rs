@@ -20,6 +20,9 @@ const IMAGE: &str = "localhost/attacker:1";
 /// AUDIT_WRITE, SETFCAP: containerd's default.
 const DEFAULT_CAPABILITIES: &str = "00000000a80425fb";
 
+/// The memory limit of the attackers that have one: 64Mi.
+const LIMIT: u32 = 64 << 20;
+
 /// What each attempt came to, by its name.
 type Report = BTreeMap<String, String>;
 
@@ -94,18 +97,68 @@ fn node_facts() -> (String, String, Vec<String>) {
     (read("/proc/sys/kernel/core_pattern"), read("/proc/sys/kernel/hostname"), mounts)
 }
 
-#[test]
-fn system_calls_mounts_and_limits_of_the_node_are_refused() {
-    let node = attacked_node();
-    let limited =
-        |name: &str| with_volume(attacker(name).with("resources", "{limits: {memory: 64Mi, cpu: 500m}}"));
+/// No filter, as a pod may ask for it.
+fn unconfined(pod: Manifest) -> Manifest {
+    pod.spec("securityContext", "{seccompProfile: {type: Unconfined}}")
+}
+
+/// Pods `a`, to be told what to try, and `b`, which tries namespaces.
+fn start_attackers(node: &Node, dressed: impl Fn(Manifest) -> Manifest) {
+    let limited = |name: &str| {
+        dressed(with_volume(attacker(name).with("resources", "{limits: {memory: 64Mi, cpu: 500m}}")))
+    };
     node.manifest("a.yaml", &limited("a"));
     // Not by exec, whose processes are in a group of their own below the container's.
     node.manifest("b.yaml", &limited("b").shell("/attacker namespaces; sleep infinity"));
     node.wait_ready("a");
+}
+
+fn end_attackers(node: Node) {
+    for name in ["a", "b"] {
+        node.remove_manifest(&format!("{name}.yaml"));
+        node.wait_gone(name);
+    }
+    node.finish();
+}
+
+#[test]
+fn system_calls_mounts_and_limits_of_the_node_are_refused() {
+    let node = attacked_node();
+    start_attackers(&node, |pod| pod);
     let before = node_facts();
-    let missing = ["EPERM", "ENOSYS"];
     let calls = attack(&node, "a", &["kernel"]);
+    check_calls(&calls);
+    for name in ["info_userfaultfd", "info_io_uring", "info_syslog_read"] {
+        assert_eq!(calls[name], "EPERM", "{name}");
+    }
+    check_mounts(&attack(&node, "a", &["mounts"]), "EPERM");
+    let told = tried_namespaces(&node);
+    // The device cannot be opened; to make its node is a default capability.
+    let otherwise = [("clone3_user", &["ENOSYS"][..]), ("user_sysctl", &["EROFS"]), ("user_mknod", &["ok"])];
+    assert_refused(&told, 25, &otherwise);
+    let pid = node.container("b", "app").pid;
+    assert_eq!(read_cgroup_file(pid, "memory", "memory.limit_in_bytes", "memory.max"), LIMIT.to_string());
+    assert_pods_limit(&node);
+    check_limits(&attack(&node, "a", &["limits"]));
+    assert_eq!(node_facts(), before);
+    end_attackers(node);
+}
+
+#[test]
+fn without_a_seccomp_filter_a_user_namespace_changes_nothing_of_the_node_either() {
+    let node = attacked_node();
+    start_attackers(&node, unconfined);
+    let before = node_facts();
+    check_calls(&attack(&node, "a", &["kernel"]));
+    check_mounts(&attack(&node, "a", &["mounts"]), "ok");
+    check_user_namespace(&node, tried_namespaces(&node));
+    check_limits(&attack(&node, "a", &["limits"]));
+    assert_eq!(node_facts(), before);
+    end_attackers(node);
+}
+
+fn check_calls(calls: &Report) {
+    let missing = ["EPERM", "ENOSYS"];
     let harmless = [
         ("kexec", &missing[..]),
         ("init_module", &missing),
@@ -116,36 +169,36 @@ fn system_calls_mounts_and_limits_of_the_node_are_refused() {
         ("perf_event_open", &["EPERM", "EACCES"]),
         ("nice", &["EACCES"]),
     ];
-    assert_refused(&calls, 18, &harmless);
-    let mounts = attack(&node, "a", &["mounts"]);
+    assert_refused(calls, 18, &harmless);
+}
+
+/// A descriptor of a mount, and not of a copy, is no more than one of a directory.
+fn check_mounts(mounts: &Report, plain_tree: &str) {
     let otherwise = [
         ("umount_kcore", &["EPERM", "ENOENT"][..]),
-        ("open_tree_plain", &["ok"]),
+        ("open_tree_plain", &[plain_tree]),
         ("write_readonly", &["EROFS"]),
         ("chroot", &["EXDEV"]),
     ];
-    assert_refused(&mounts, 25, &otherwise);
-    let told = wait_until("the attempts with a user namespace", || {
-        let told = parsed(&node.logs("b", "app"));
-        println!("{told:#?}");
-        let last = told.contains_key("info_user_v1_limit");
-        (last || told.get("info_unshare_user").is_some_and(|outcome| outcome != "ok")).then_some(told)
-    });
-    check_namespaces(&node, &told);
-    let limits = attack(&node, "a", &["limits"]);
-    check_limits(&limits);
-    assert_eq!(node_facts(), before);
-    node.remove_manifest("a.yaml");
-    node.remove_manifest("b.yaml");
-    node.wait_gone("a");
-    node.wait_gone("b");
-    node.finish();
+    assert_refused(mounts, 25, &otherwise);
 }
 
-fn check_namespaces(node: &Node, told: &Report) {
-    let pid = node.container("b", "app").pid;
-    // Nothing but a seccomp profile keeps a process from making a user namespace, in which it may mount a cgroup v1
-    // hierarchy and lift the limits of the group it is in: the pod's group, out of its sight, has the last word.
+fn tried_namespaces(node: &Node) -> Report {
+    wait_until("the attempts with a user namespace", || {
+        let told = parsed(&node.logs("b", "app"));
+        println!("{told:#?}");
+        told.contains_key("user_v1_limit").then_some(told)
+    })
+}
+
+/// In a user namespace a process may mount a cgroup v1 hierarchy and lift the limits of the group it is in: the pod's group,
+/// out of its sight, has the last word.
+fn check_user_namespace(node: &Node, mut told: Report) {
+    told.remove("user_v1_limit").expect("it is told");
+    if told["unshare_user"] != "ok" {
+        // The node allows none.
+        told.retain(|name, _| !name.starts_with("user_"));
+    }
     let delegated =
         read("/proc/mounts").lines().any(|line| line.contains(" cgroup2 ") && line.contains("nsdelegate"));
     let v2_limit: &[&str] = match (cgroup_mode(), delegated) {
@@ -153,22 +206,30 @@ fn check_namespaces(node: &Node, told: &Report) {
         (Mode::V2, false) => &["ok"],
         (Mode::V1, _) => &["EACCES", "ENOENT"],
     };
+    let made: &[&str] = &["ok", "EPERM", "ENOSPC"];
     let otherwise = [
-        ("user_umount", &["EINVAL", "ENOENT"][..]),
+        ("clone", made),
+        ("unshare_user", made),
+        ("user_umount", &["EINVAL", "ENOENT"]),
         ("user_open_tree", &["EINVAL"]),
         ("user_bind_proc", &["EINVAL"]),
         ("user_sysctl", &["EROFS"]),
         ("user_v2_limit", v2_limit),
     ];
-    assert_refused(told, 7, &otherwise);
-    let limit = (64 << 20).to_string();
+    assert_refused(&told, 10, &otherwise);
     if cgroup_mode() == Mode::V2 {
-        assert_eq!(read_cgroup_file(pid, "memory", "", "memory.max"), limit);
+        let pid = node.container("b", "app").pid;
+        assert_eq!(read_cgroup_file(pid, "memory", "", "memory.max"), LIMIT.to_string());
     }
-    let pods = cgroup_path_of(pid, "memory");
+    assert_pods_limit(node);
+}
+
+fn assert_pods_limit(node: &Node) {
+    let pods = cgroup_path_of(node.container("b", "app").pid, "memory");
     let pods = pods.parent().expect("the pod's group");
     let file = if cgroup_mode() == Mode::V1 { "memory.limit_in_bytes" } else { "memory.max" };
-    assert_eq!(fs::read_to_string(pods.join(file)).expect("the pod's limit").trim(), limit);
+    let limit = fs::read_to_string(pods.join(file)).expect("the pod's limit");
+    assert_eq!(limit.trim(), LIMIT.to_string());
 }
 
 fn check_limits(limits: &Report) {
@@ -316,7 +377,9 @@ fn a_process_starts_with_containerds_capabilities_and_three_descriptors_of_its_o
             {
                 assert_eq!(told[set], value, "{set} of {what}");
             }
-            for (set, value) in [("securebits", "0"), ("personality", "0"), ("Umask", "0022"), ("cwd", "/")] {
+            for (set, value) in
+                [("Seccomp", "2"), ("securebits", "0"), ("personality", "0"), ("Umask", "0022"), ("cwd", "/")]
+            {
                 assert_eq!(told[set], value, "{set} of {what}");
             }
             let descriptors = told.iter().filter(|(key, _)| key.starts_with("fd ")).collect::<Vec<_>>();
@@ -446,8 +509,10 @@ fn keys_of_the_node_and_of_neighbours_are_not_found() {
     let mut node = Node::prepare();
     node.start_agent_with_key("node-secret");
     import(&node, IMAGE, &json!({}), |_| {});
-    node.manifest("a.yaml", &attacker("a").shell("/attacker keys find node-secret; sleep infinity"));
-    node.manifest("b.yaml", &attacker("b"));
+    let finds = attacker("a").shell("/attacker keys find node-secret; sleep infinity");
+    node.manifest("a.yaml", &unconfined(finds));
+    node.manifest("b.yaml", &unconfined(attacker("b")));
+    node.manifest("c.yaml", &attacker("c"));
     node.wait_ready("a");
     node.wait_ready("b");
     let main = wait_until("the search", || {
@@ -463,7 +528,13 @@ fn keys_of_the_node_and_of_neighbours_are_not_found() {
         let found = attack(&node, name, &["keys", "find", "pod-secret", &added["serial"]]);
         assert_refused(&found, 1, &unknown);
     }
-    for name in ["a", "b"] {
+    // With the default profile there are no keys at all.
+    node.wait_ready("c");
+    assert_eq!(attack(&node, "c", &["keys", "add", "pod-secret"])["serial"], "EPERM");
+    let found = attack(&node, "c", &["keys", "find", "pod-secret", &added["serial"]]);
+    assert_refused(&found, 2, &[]);
+    assert_eq!(found["info_search_user"], "EPERM");
+    for name in ["a", "b", "c"] {
         node.remove_manifest(&format!("{name}.yaml"));
         node.wait_gone(name);
     }
