@@ -8,6 +8,7 @@ pub mod arch;
 mod code;
 mod compile;
 pub mod default;
+mod default_calls;
 pub mod file;
 #[cfg(test)]
 mod interpreter;
