@@ -199,9 +199,14 @@ fn what_is_not_supported_yet_is_refused_and_leaves_nothing() {
     on_a_node(|node| async {
         let pod = node.pod("refused").await;
         let seccomp = node.try_container(&pod, "c", |config| {
-            security(config).seccomp = Some(cri::SecurityProfile::default());
+            let localhost = cri::security_profile::ProfileType::Localhost as i32;
+            let file = "/no/such/profile.json".to_owned();
+            security(config).seccomp =
+                Some(cri::SecurityProfile { profile_type: localhost, localhost_ref: file });
         });
-        assert!(seccomp.await.unwrap_err().message().contains("seccomp"));
+        let refused = seccomp.await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains("/no/such/profile.json: No such file"), "{refused}");
         let tty = node.try_container(&pod, "c", |config| config.tty = true);
         assert_eq!(tty.await.unwrap_err().code(), Code::Unimplemented);
         let image = node.try_container(&pod, "c", |config| {
