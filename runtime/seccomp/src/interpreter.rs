@@ -13,6 +13,7 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    #[expect(clippy::cast_possible_truncation, reason = "the low word is what is asked for")]
     fn word(&self, offset: u32) -> u32 {
         let index = offset.checked_sub(16).map(|rest| (rest / 8, rest % 8));
         match (offset, index) {
