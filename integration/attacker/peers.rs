@@ -112,6 +112,12 @@ pub fn watch(rest: &[String]) {
                     "environ" | "maps" => File::open(&path).and_then(|mut file| {
                         (file.read(&mut [0])? > 0).then_some(()).ok_or(io::ErrorKind::UnexpectedEof.into())
                     }),
+                    // On older kernels the memory of one that has ended can be opened, and is empty. At address 0 nothing is
+                    // mapped: a living one's gives an error.
+                    "mem" => File::open(&path).and_then(|mut file| match file.read(&mut [0]) {
+                        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+                        Ok(_) | Err(_) => Ok(()),
+                    }),
                     _ => File::open(&path).map(drop),
                 };
                 // By now it may have become the program, which is the container's own.
