@@ -161,14 +161,15 @@ impl Engine {
         sandbox.set_connection(None);
         tracing::warn!(sandbox = %sandbox.id, "the supervisor of a pod is dead; killing the pod");
         let killed = self.kill_leftovers(sandbox).await;
+        // First the pod: nobody shall see that its containers have ended and still take it for ready.
+        let died = sandbox.set_infra_alive(false);
         self.end_containers(sandbox, "its supervisor died").await;
         let was_awaited = sandbox.set_awaited(false);
         if was_awaited && sandbox.look(|record| record.phase == SandboxPhase::Intent) {
             // Its record is lost, and nobody is left to tell how far it had come.
             return self.remove_unfinished(sandbox).await;
         }
-        let news = sandbox.set_infra_alive(false) | was_awaited;
-        if news && sandbox.look(|record| record.phase == SandboxPhase::Ready) {
+        if (died || was_awaited) && sandbox.look(|record| record.phase == SandboxPhase::Ready) {
             self.publish_sandbox(sandbox, view::STOPPED);
         }
         let removed = self.remove_incomplete(sandbox).await;

@@ -120,11 +120,37 @@ impl Finding {
     /// Puts the file's name to it.
     pub(crate) fn in_file(self, file: &str) -> ManifestError {
         ManifestError {
-            file: file.to_owned(),
+            file: one_line(file),
             position: self.position,
-            field: self.field,
-            reason: self.reason,
-            help: self.help,
+            field: one_line(&self.field),
+            reason: one_line(&self.reason),
+            help: self.help.as_deref().map(one_line),
         }
+    }
+}
+
+/// Names and values that somebody else chose stand in the texts: an error is one line all the same.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Finding, Position};
+
+    #[test]
+    fn an_error_about_names_and_values_of_several_lines_is_one_line() {
+        let finding =
+            Finding::at(Position::START, "`a\nb` is none").field(&"spec.m\t\r").help("not `\u{85}`");
+        let error = finding.in_file("web.yaml").to_string();
+        assert_eq!(error, "web.yaml:1:1: spec.m\\t\\r: `a\\nb` is none; not `\\u{85}`");
     }
 }
