@@ -36,7 +36,12 @@ fn check_pod(pod: &DesiredPod) {
     assert!(fine(&pod.uid.to_string(), b"-"), "uid {}", pod.uid);
     let mut written = serde_json::to_value(&pod.pod).expect("a pod is JSON");
     written["metadata"]["name"] = "web".into();
-    let again = parse(written.to_string().as_bytes());
+    // JSON may hold control characters as they are, YAML may not.
+    let escaped = |c: char| match c {
+        '\u{7f}'..='\u{9f}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    };
+    let again = parse(written.to_string().chars().map(escaped).collect::<String>().as_bytes());
     let again = again.unwrap_or_else(|errors| panic!("{written}\ndoes not read back: {errors}"));
     assert_eq!(again.len(), 1);
     assert_eq!(again[0].pod.spec, pod.pod.spec);
