@@ -218,7 +218,12 @@ pub(crate) fn load_seccomp_filter(flags: u32, program: &[Instruction]) -> io::Re
     let program = libc::sock_fprog { len, filter: instructions.as_ptr().cast_mut() };
     let operation = libc::SECCOMP_SET_MODE_FILTER;
     // SAFETY: `program` and its instructions live through the call, which only reads them.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, operation, flags, &raw const program) }).map(drop)
+    match check(unsafe { libc::syscall(libc::SYS_seccomp, operation, flags, &raw const program) })? {
+        0 => Ok(()),
+        thread => {
+            Err(io::Error::other(format!("thread {thread} could not be bound as well, so nothing was")))
+        }
+    }
 }
 
 const BPF_PROG_LOAD: i32 = 5;
