@@ -21,8 +21,8 @@ pub mod waterfall;
 pub use engine::{
     Engine,
     error::{Error, Result},
-    events::EventStream,
     layout::{EngineConfig, Layout, default_shim},
     serve::bind,
+    view::EventStream,
 };
 pub use pintle_image::resolve;

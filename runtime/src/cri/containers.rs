@@ -2,6 +2,7 @@
 
 use pintle_cri_api::v1 as cri;
 
+use super::stream::{self, Streamed};
 use crate::{
     Engine, Result,
     engine::{blocking, records, sandbox_files::OCI_CONFIG, view},
@@ -39,8 +40,16 @@ pub(super) async fn remove(
     Ok(cri::RemoveContainerResponse {})
 }
 
-pub(super) fn list(engine: &Engine, request: &cri::ListContainersRequest) -> cri::ListContainersResponse {
-    cri::ListContainersResponse { containers: engine.list_containers(request.filter.as_ref()) }
+pub(super) fn list(engine: &Engine, request: cri::ListContainersRequest) -> cri::ListContainersResponse {
+    cri::ListContainersResponse { containers: engine.containers_matching(request.filter).collect() }
+}
+
+pub(super) fn stream(
+    engine: &Engine,
+    request: cri::StreamContainersRequest,
+) -> Streamed<cri::StreamContainersResponse> {
+    let containers = engine.containers_matching(request.filter);
+    stream::messages(containers, |containers| cri::StreamContainersResponse { containers })
 }
 
 pub(super) async fn status(

@@ -1,9 +1,9 @@
 //! `runtime.v1.ImageService` on the engine.
 
 use pintle_cri_api::v1::{self as cri, image_service_server::ImageService};
-use tonic::{Request, Status};
+use tonic::Request;
 
-use super::{Reply, events::Streamed, image_reply, images, reply};
+use super::{Reply, image_reply, images, reply, stream::Streamed};
 use crate::Engine;
 
 #[tonic::async_trait]
@@ -14,8 +14,11 @@ impl ImageService for Engine {
         reply(images::list(self, request.into_inner()).await)
     }
 
-    async fn stream_images(&self, _: Request<cri::StreamImagesRequest>) -> Reply<Self::StreamImagesStream> {
-        Err(Status::unimplemented("StreamImages is not supported yet; use ListImages"))
+    async fn stream_images(
+        &self,
+        request: Request<cri::StreamImagesRequest>,
+    ) -> Reply<Self::StreamImagesStream> {
+        reply(images::stream(self, request.into_inner()).await)
     }
 
     async fn image_status(

@@ -2,6 +2,7 @@
 
 use pintle_cri_api::v1 as cri;
 
+use super::stream::{self, Streamed};
 use crate::{
     Engine, Error, Result,
     engine::{host, images, stats},
@@ -12,6 +13,14 @@ pub(super) async fn list(
     request: cri::ListImagesRequest,
 ) -> Result<cri::ListImagesResponse> {
     Ok(cri::ListImagesResponse { images: engine.images_matching(request.filter).await? })
+}
+
+pub(super) async fn stream(
+    engine: &Engine,
+    request: cri::StreamImagesRequest,
+) -> Result<Streamed<cri::StreamImagesResponse>> {
+    let images = engine.images_matching(request.filter).await?;
+    Ok(stream::messages(images.into_iter(), |images| cri::StreamImagesResponse { images }))
 }
 
 pub(super) async fn status(

@@ -16,6 +16,7 @@ mod runtime_service;
 mod sandboxes;
 mod stats;
 mod status;
+mod stream;
 
 pub use node::{API_VERSION, RUNTIME_NAME};
 pub use status::{to_image_status, to_status};

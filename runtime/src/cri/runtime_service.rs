@@ -3,11 +3,7 @@
 use pintle_cri_api::v1::{self as cri, runtime_service_server::RuntimeService};
 use tonic::{Request, Status};
 
-use super::{
-    Reply, containers,
-    events::{self, Streamed},
-    exec, node, reply, sandboxes, stats,
-};
+use super::{Reply, containers, events, exec, node, reply, sandboxes, stats, stream::Streamed};
 use crate::Engine;
 
 /// The answer to a call that is not built yet.
@@ -78,7 +74,7 @@ impl RuntimeService for Engine {
         &self,
         request: Request<cri::ListPodSandboxRequest>,
     ) -> Reply<cri::ListPodSandboxResponse> {
-        reply(Ok(sandboxes::list(self, &request.into_inner())))
+        reply(Ok(sandboxes::list(self, request.into_inner())))
     }
 
     async fn create_container(
@@ -113,7 +109,7 @@ impl RuntimeService for Engine {
         &self,
         request: Request<cri::ListContainersRequest>,
     ) -> Reply<cri::ListContainersResponse> {
-        reply(Ok(containers::list(self, &request.into_inner())))
+        reply(Ok(containers::list(self, request.into_inner())))
     }
 
     async fn container_status(
@@ -218,16 +214,16 @@ impl RuntimeService for Engine {
 
     async fn stream_pod_sandboxes(
         &self,
-        _: Request<cri::StreamPodSandboxesRequest>,
+        request: Request<cri::StreamPodSandboxesRequest>,
     ) -> Reply<Self::StreamPodSandboxesStream> {
-        not_yet("StreamPodSandboxes")
+        reply(Ok(sandboxes::stream(self, request.into_inner())))
     }
 
     async fn stream_containers(
         &self,
-        _: Request<cri::StreamContainersRequest>,
+        request: Request<cri::StreamContainersRequest>,
     ) -> Reply<Self::StreamContainersStream> {
-        not_yet("StreamContainers")
+        reply(Ok(containers::stream(self, request.into_inner())))
     }
 
     async fn stream_container_stats(

@@ -2,6 +2,7 @@
 
 use pintle_cri_api::v1 as cri;
 
+use super::stream::{self, Streamed};
 use crate::{
     Engine, Result,
     engine::{host, view},
@@ -44,6 +45,14 @@ pub(super) fn status(
     })
 }
 
-pub(super) fn list(engine: &Engine, request: &cri::ListPodSandboxRequest) -> cri::ListPodSandboxResponse {
-    cri::ListPodSandboxResponse { items: engine.list_sandboxes(request.filter.as_ref()) }
+pub(super) fn list(engine: &Engine, request: cri::ListPodSandboxRequest) -> cri::ListPodSandboxResponse {
+    cri::ListPodSandboxResponse { items: engine.sandboxes_matching(request.filter).collect() }
+}
+
+pub(super) fn stream(
+    engine: &Engine,
+    request: cri::StreamPodSandboxesRequest,
+) -> Streamed<cri::StreamPodSandboxesResponse> {
+    let sandboxes = engine.sandboxes_matching(request.filter);
+    stream::messages(sandboxes, |pod_sandboxes| cri::StreamPodSandboxesResponse { pod_sandboxes })
 }

@@ -74,7 +74,11 @@ impl Engine {
         self.end_forgotten(sandbox, &known).await;
         let removed = self.remove_incomplete(sandbox).await;
         sandbox.set_awaited(false);
-        self.publish_sandbox(sandbox, if sandbox.is_ready() { view::STARTED } else { view::STOPPED });
+        if sandbox.is_ready() {
+            self.publish_found(sandbox);
+        } else {
+            self.publish_sandbox(sandbox, view::STOPPED);
+        }
         mended.and(removed).map(|()| Reconnected::Yes)
     }
 

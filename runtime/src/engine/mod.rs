@@ -25,6 +25,7 @@ pub mod launch;
 pub mod layout;
 pub mod lifecycle;
 pub mod lookups;
+mod missed;
 pub mod program;
 pub mod records;
 pub mod recovery;
@@ -91,8 +92,8 @@ pub struct Engine {
     this: Weak<Self>,
     /// Set when serving ends, so that endless streams end too.
     pub(crate) serving_ends: watch_flag::Sender<bool>,
-    /// Held, not read: keeps a second engine off this state directory.
-    _lock: File,
+    /// Held: keeps a second engine off this state directory. Its time is when the last event was told.
+    lock: File,
 }
 
 impl Engine {
@@ -144,7 +145,7 @@ impl Engine {
             layout,
             this: Weak::new(),
             serving_ends: watch_flag::Sender::new(false),
-            _lock: lock,
+            lock,
         })
     }
 
@@ -188,12 +189,6 @@ impl Engine {
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.layout
-    }
-
-    /// The subscription to every event from now on.
-    #[must_use]
-    pub fn subscribe(&self) -> events::EventStream {
-        self.events.subscribe()
     }
 
     pub(crate) fn all_sandboxes(&self) -> Vec<Arc<Sandbox>> {

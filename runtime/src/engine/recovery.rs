@@ -13,8 +13,9 @@ use std::{fs, io, path::Path, sync::Arc, time::Duration};
 use super::{
     Engine, adoption, blocking, damage,
     error::{Error, Result},
-    ids,
+    events, ids,
     layout::{self, Layout},
+    missed,
     records::{self, ContainerRecord, End, Record, SandboxPhase, SandboxRecord},
     state::{Container, Phase, Sandbox, end_of},
     watch::read_exit,
@@ -66,6 +67,11 @@ pub async fn recover(engine: &Arc<Engine>) -> Result<()> {
     let layout = engine.layout.clone();
     let (sandboxes, containers) =
         blocking(move || Ok((find_sandboxes(&layout)?, find_containers(&layout)?))).await?;
+    if !sandboxes.is_empty() {
+        engine.events.keep(events::KEPT_FOR);
+    }
+    let told = missed::told_until(&engine.lock);
+    let mut ended = Vec::new();
     let mut work = tokio::task::JoinSet::new();
     for FoundSandbox { id, record } in sandboxes {
         match record.record() {
@@ -77,12 +83,16 @@ pub async fn recover(engine: &Arc<Engine>) -> Result<()> {
         }
     }
     for found in containers {
-        let id = found.id.clone();
-        if !take_container(engine, found) {
+        let (id, end) = (found.id.clone(), found.end.clone());
+        if take_container(engine, found) {
+            ended.extend(end.map(|end| (end.finished_at, id)));
+        } else {
             let engine = Arc::clone(engine);
             work.spawn(async move { log(&id, damage::remove_unknown_container(&engine, &id).await) });
         }
     }
+    ended.retain(|(at, _)| *at >= told);
+    missed::tell(engine, ended);
     for sandbox in engine.all_sandboxes() {
         let engine = Arc::clone(engine);
         work.spawn(async move { log(&sandbox.id, adoption::recover_sandbox(&engine, &sandbox).await) });

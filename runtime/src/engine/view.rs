@@ -2,12 +2,19 @@
 //!
 //! In: the state in memory. Out: CRI messages. Nothing waits here and nothing is looked up on the node.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::{Arc, Weak},
+};
 
+use futures_util::{Stream, StreamExt as _, stream};
 use pintle_cri_api::v1 as cri;
 
 use super::{
-    Engine, host,
+    Engine,
+    events::Happening,
+    host, missed,
     records::{ContainerRecord, NamespaceMode, SandboxConfig, SandboxPhase, SandboxRecord},
     state::{Container, Phase, Sandbox},
 };
@@ -25,35 +32,49 @@ impl Engine {
     /// The sandboxes that a filter lets through, the newest first.
     #[must_use]
     pub fn list_sandboxes(&self, filter: Option<&cri::PodSandboxFilter>) -> Vec<cri::PodSandbox> {
-        let all = self.all_sandboxes();
-        // Looked at before it is copied: with many pods, most of what a filter is asked about does not fit.
-        let visible = |sandbox: &&Arc<Sandbox>| {
-            sandbox.look(|record| {
-                record.phase != SandboxPhase::Intent
-                    && filter.is_none_or(|filter| labels_fit(&record.config.labels, &filter.label_selector))
-            })
-        };
-        let mut list: Vec<_> = all.iter().filter(visible).map(|sandbox| listed_sandbox(sandbox)).collect();
-        list.retain(|sandbox| filter.is_none_or(|filter| sandbox_fits(sandbox, filter)));
-        list.sort_by_key(|sandbox| std::cmp::Reverse(sandbox.created_at));
-        list
+        self.sandboxes_matching(filter.cloned()).collect()
     }
 
     /// The containers that a filter lets through, the newest first.
     #[must_use]
     pub fn list_containers(&self, filter: Option<&cri::ContainerFilter>) -> Vec<cri::Container> {
-        let all = self.all_containers();
-        let visible = |container: &&Arc<Container>| {
-            container.look(|record| {
-                record.complete
-                    && filter.is_none_or(|filter| labels_fit(&record.labels, &filter.label_selector))
+        self.containers_matching(filter.cloned()).collect()
+    }
+
+    /// As [`Self::list_sandboxes`], each put together when it is asked for.
+    pub fn sandboxes_matching(
+        &self,
+        filter: Option<cri::PodSandboxFilter>,
+    ) -> impl Iterator<Item = cri::PodSandbox> + Send + use<> {
+        let filter = filter.unwrap_or_default();
+        let mut all = self.all_sandboxes();
+        // Looked at before it is copied: with many pods, most of what a filter is asked about does not fit.
+        all.retain(|sandbox| {
+            sandbox.look(|record| {
+                record.phase != SandboxPhase::Intent
+                    && labels_fit(&record.config.labels, &filter.label_selector)
             })
-        };
-        let mut list: Vec<_> =
-            all.iter().filter(visible).map(|container| listed_container(container)).collect();
-        list.retain(|container| filter.is_none_or(|filter| container_fits(container, filter)));
-        list.sort_by_key(|container| std::cmp::Reverse(container.created_at));
-        list
+        });
+        all.sort_by_cached_key(|sandbox| std::cmp::Reverse(sandbox.look(|record| record.created_at)));
+        all.into_iter()
+            .map(|sandbox| listed_sandbox(&sandbox))
+            .filter(move |sandbox| sandbox_fits(sandbox, &filter))
+    }
+
+    /// As [`Self::list_containers`], each put together when it is asked for.
+    pub fn containers_matching(
+        &self,
+        filter: Option<cri::ContainerFilter>,
+    ) -> impl Iterator<Item = cri::Container> + Send + use<> {
+        let filter = filter.unwrap_or_default();
+        let mut all = self.all_containers();
+        all.retain(|container| {
+            container.look(|record| record.complete && labels_fit(&record.labels, &filter.label_selector))
+        });
+        all.sort_by_cached_key(|container| std::cmp::Reverse(container.look(|record| record.created_at)));
+        all.into_iter()
+            .map(|container| listed_container(&container))
+            .filter(move |container| container_fits(container, &filter))
     }
 
     /// The statuses of a sandbox's containers.
@@ -63,9 +84,24 @@ impl Engine {
         all.iter().filter(|c| c.look(|record| record.complete)).map(|c| container_status(c)).collect()
     }
 
+    /// Every event from now on, after those that an engine which took over from another one keeps for a while.
+    pub fn subscribe(&self) -> EventStream {
+        let (kept, live) = self.events.subscribe();
+        let engine = Weak::clone(&self.this);
+        let told =
+            kept.into_iter().map_while(move |what| engine.upgrade().map(|engine| Ok(engine.event(&what))));
+        Box::pin(stream::iter(told).chain(live))
+    }
+
     /// Tells subscribers about a sandbox.
-    pub(crate) fn publish_sandbox(&self, sandbox: &Sandbox, kind: cri::ContainerEventType) {
+    pub(crate) fn publish_sandbox(&self, sandbox: &Arc<Sandbox>, kind: cri::ContainerEventType) {
         self.publish(&sandbox.id, kind, Some(sandbox));
+    }
+
+    /// Tells those who are subscribed now that a sandbox is to be looked at again, though nothing happened to it.
+    pub(crate) fn publish_found(&self, sandbox: &Arc<Sandbox>) {
+        self.work.notify_one();
+        self.events.publish_once(&happening(&sandbox.id, STARTED, Some(sandbox)), |what| self.event(what));
     }
 
     /// Tells subscribers about a container.
@@ -77,22 +113,33 @@ impl Engine {
 
     /// Tells subscribers that a container or sandbox has been removed.
     pub(crate) fn publish_removed(&self, id: &str, sandbox: Option<&Arc<Sandbox>>) {
-        self.publish(id, DELETED, sandbox.map(Arc::as_ref));
+        self.publish(id, DELETED, sandbox);
     }
 
-    fn publish(&self, id: &str, kind: cri::ContainerEventType, sandbox: Option<&Sandbox>) {
+    fn publish(&self, id: &str, kind: cri::ContainerEventType, sandbox: Option<&Arc<Sandbox>>) {
         self.work.notify_one();
-        if !self.events.has_subscribers() {
-            return;
+        if !self.events.publish(&happening(id, kind, sandbox), |what| self.event(what)) {
+            missed::note_told(&self.lock);
         }
-        self.events.publish(cri::ContainerEventResponse {
-            container_id: id.to_owned(),
-            container_event_type: kind.into(),
-            created_at: host::now(),
+    }
+
+    fn event(&self, what: &Happening) -> cri::ContainerEventResponse {
+        let sandbox = what.sandbox.as_deref();
+        cri::ContainerEventResponse {
+            container_id: what.id.clone(),
+            container_event_type: what.kind.into(),
+            created_at: what.at,
             pod_sandbox_status: sandbox.map(sandbox_status),
             containers_statuses: sandbox.map(|s| self.statuses_of(&s.id)).unwrap_or_default(),
-        });
+        }
     }
+}
+
+/// What a subscriber gets.
+pub type EventStream = Pin<Box<dyn Stream<Item = Result<cri::ContainerEventResponse, tonic::Status>> + Send>>;
+
+fn happening(id: &str, kind: cri::ContainerEventType, sandbox: Option<&Arc<Sandbox>>) -> Happening {
+    Happening { id: id.to_owned(), kind, at: host::now(), sandbox: sandbox.cloned() }
 }
 
 /// CRI's status of a sandbox.

@@ -95,7 +95,7 @@ impl Engine {
     }
 
     /// Brings what is held in memory up to what a supervisor says.
-    pub(crate) fn apply_list(&self, sandbox: &Sandbox, known: &[ContainerState]) {
+    pub(crate) fn apply_list(&self, sandbox: &Arc<Sandbox>, known: &[ContainerState]) {
         let infra = known.iter().find(|state| state.container == sandbox.id);
         let alive = infra.is_some_and(|state| state.exit.is_none());
         if sandbox.set_infra_alive(alive) && !alive && sandbox.record().phase == SandboxPhase::Ready {

@@ -12,6 +12,7 @@ mod adoption;
 mod containers;
 mod crash;
 mod doctor;
+mod events;
 mod exec;
 mod hostile_requests;
 mod isolation;
