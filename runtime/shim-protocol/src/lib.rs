@@ -164,6 +164,26 @@ pub struct CreateContainer {
     /// What `oom_score_adj` the processes get.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i32>,
+    /// The program that makes the container; absent: the supervisor does by itself. An infra container's is not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<OciRuntime>,
+}
+
+/// An OCI runtime that is a program of its own, with the command line of runc.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OciRuntime {
+    /// Its path.
+    pub path: String,
+    /// Options before the verb of each call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Options of `create`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub create_args: Vec<String>,
+    /// Whether its `exec` takes `--cgroup`, the group below the container's in which the process starts.
+    #[serde(default)]
+    pub exec_cgroup: bool,
 }
 
 /// What a supervisor sends.

@@ -42,6 +42,11 @@ impl CgroupPath {
         if fine { Ok(Self(path.to_owned())) } else { Err(CgroupError::Path { path: path.to_owned() }) }
     }
 
+    /// The group `name` in it.
+    pub(crate) fn child(&self, name: &str) -> Self {
+        Self(format!("{}/{name}", self.0))
+    }
+
     fn below(&self, mount: &Path) -> PathBuf {
         mount.join(&self.0[1..])
     }
@@ -181,6 +186,12 @@ impl Hierarchies {
         name: &str,
     ) -> Result<Option<Birthplace>, CgroupError> {
         self.unified(path).map(|directory| Birthplace::open(directory.join(name))).transpose()
+    }
+
+    /// Where there is no v2 hierarchy for it to be born in: moves the calling process into the path's tracking group.
+    pub(crate) fn enter_tracking(&self, path: &CgroupPath) -> Result<(), CgroupError> {
+        let tracking = self.tracking(path).filter(|_| self.unified.is_none());
+        tracking.map_or(Ok(()), |directory| enter_directory(&directory))
     }
 
     /// Moves the calling process into the path's tracking group the slow way. For the grace period that follows, such moves
@@ -356,7 +367,7 @@ pub(crate) fn join_directory(directory: &Path, pid: i32) -> Result<(), CgroupErr
 }
 
 /// Creates a cgroup directory and those above it.
-fn create(directory: &Path) -> Result<(), CgroupError> {
+pub(crate) fn create(directory: &Path) -> Result<(), CgroupError> {
     if directory.is_dir() {
         return Ok(());
     }
@@ -455,7 +466,8 @@ fn subdirectories(directory: &Path) -> Vec<PathBuf> {
     directories.map(|entry| entry.path()).collect()
 }
 
-fn collect_processes(directory: &Path, found: &mut Vec<i32>) {
+/// Every process in the directory's cgroup and below it.
+pub(crate) fn collect_processes(directory: &Path, found: &mut Vec<i32>) {
     let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
     // 0 stands for a process outside our pid namespace.
     found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));

@@ -17,6 +17,7 @@ use std::time::Instant;
 use pintle_shim_protocol::{ContainerState, ExitRecord};
 
 use crate::cgroup::CgroupPath;
+use crate::external::External;
 use crate::logs::{LogFile, Stream};
 use crate::supervisor::Waiter;
 
@@ -56,6 +57,8 @@ pub(crate) struct Container {
     pub(crate) id: String,
     pub(crate) bundle: PathBuf,
     pub(crate) infra: bool,
+    /// The program that makes it, if that is not us.
+    pub(crate) external: Option<External>,
     /// Its seccomp filter.
     pub(crate) filter: Option<PathBuf>,
     pub(crate) kill_all_on_exit: bool,

@@ -12,9 +12,10 @@ use std::time::Instant;
 use pintle_shim_protocol::{Answer, CreateContainer, ErrorCode, SECCOMP_FILE};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::cgroup::CgroupPath;
+use crate::cgroup::{self, Birthplace, CgroupPath};
 use crate::container::{Container, Phase, Running};
 use crate::exit_record;
+use crate::external::External;
 use crate::helper;
 use crate::journal;
 use crate::logs::{self, LogFile, Stream};
@@ -31,6 +32,8 @@ enum Error {
     Log { source: logs::LogError },
     #[error("room for the container's end")]
     ExitRecord { source: exit_record::RecordError },
+    #[error("the cgroup of the runtime's program")]
+    Cgroup { source: cgroup::CgroupError },
     #[error("{step}")]
     Io { step: &'static str, source: io::Error },
 }
@@ -121,15 +124,22 @@ impl Supervisor {
         let stdio = Stdio::open(create)?;
         let (report, theirs) = report::channel().map_err(io_error("making a report channel"))?;
         let filter = create.seccomp.then(|| bundle.join(SECCOMP_FILE));
+        let external = External::of(create, &self.settings.cgroup);
+        let place = external.as_ref().map(|external| external.birthplace(&self.settings.hierarchies));
+        let place = place.transpose().map_err(|source| Error::Cgroup { source })?.flatten();
         let job = helper::Job {
-            way: if create.infra { helper::Way::Infra } else { helper::Way::Library },
+            way: match &external {
+                _ if create.infra => helper::Way::Infra,
+                Some(external) => helper::Way::External(external),
+                None => helper::Way::Library,
+            },
             container: &create.container,
             bundle: &bundle,
             filter: filter.as_deref(),
             oom_score_adj: create.oom_score_adj.unwrap_or(0),
             hierarchies: &self.settings.hierarchies,
         };
-        let pid = match sys::fork().map_err(io_error("forking"))? {
+        let pid = match Birthplace::fork(place.as_ref()).map_err(io_error("forking"))? {
             Fork::Child => helper::run(job, &stdio.theirs, &theirs),
             Fork::Parent(pid) => pid,
         };
@@ -155,6 +165,7 @@ impl Supervisor {
             id: create.container.clone(),
             bundle,
             infra: create.infra,
+            external,
             filter,
             kill_all_on_exit: create.kill_all_on_exit,
             phase: Phase::Creating,
@@ -202,8 +213,12 @@ impl Supervisor {
                     if let Some(report) = ended {
                         self.unwatch(report);
                     }
+                    if self.finish_deletion(at) {
+                        return self.retry_removal(key, Instant::now());
+                    }
                     if is_start {
                         self.finish_start(at);
+                        self.finish_held_end(at);
                     }
                     return;
                 }

@@ -14,6 +14,7 @@ use pintle_shim_protocol::{Answer, ErrorCode};
 use crate::cgroup::{self, Birthplace};
 use crate::container::{Phase, Running};
 use crate::exec_child;
+use crate::external::{self, Task};
 use crate::journal;
 use crate::report::{self, Received, Report};
 use crate::requests::is_name;
@@ -43,6 +44,8 @@ pub(crate) struct Exec {
     process: Option<Running>,
     first_stage: Running,
     tracking: Option<PathBuf>,
+    /// The group of the helper that calls an external runtime.
+    helper_group: Option<PathBuf>,
     /// When setting up takes too long.
     setup_deadline: Option<Instant>,
     /// When the program takes too long.
@@ -122,9 +125,20 @@ impl Supervisor {
         let owner = self.containers.iter().find(|found| found.key == container).ok_or_else(gone)?;
         let (Some(init), Some(cgroup)) = (&owner.init, &owner.cgroup) else { return Err(gone()) };
         let group = format!("exec-{}", wanted.exec);
-        let tracking = self.settings.hierarchies.tracking(cgroup).map(|directory| directory.join(&group));
-        let place =
-            self.settings.hierarchies.birthplace_below(cgroup, &group).map_err(std::io::Error::other)?;
+        let hierarchies = &self.settings.hierarchies;
+        let own = self.settings.cgroup.child(&group);
+        let (tracking, helper_group, place) = match &owner.external {
+            None => {
+                let tracking = hierarchies.tracking(cgroup).map(|directory| directory.join(&group));
+                (tracking, None, hierarchies.birthplace_below(cgroup, &group))
+            }
+            Some(_) => {
+                let tracking =
+                    external::group_of_exec(hierarchies, cgroup, &group).map(|(directory, _)| directory);
+                (tracking, hierarchies.tracking(&own), hierarchies.birthplace(&own))
+            }
+        };
+        let place = place.map_err(std::io::Error::other)?;
         let (report, theirs) = report::channel()?;
         let job = exec_child::Job {
             process: Path::new(&wanted.process),
@@ -135,7 +149,18 @@ impl Supervisor {
             hierarchies: &self.settings.hierarchies,
         };
         let pid = match Birthplace::fork(place.as_ref())? {
-            Fork::Child => exec_child::run(job, [&stdio[0], &stdio[1], &stdio[2], &init.pidfd], &theirs),
+            Fork::Child => match &owner.external {
+                None => exec_child::run(job, [&stdio[0], &stdio[1], &stdio[2], &init.pidfd], &theirs),
+                Some(external) => {
+                    let exec =
+                        external::Exec { process: job.process, id: &wanted.exec, cgroup, init: init.pid };
+                    external::run(
+                        external.job(owner, (&own, hierarchies), Task::Exec(exec)),
+                        Some(stdio),
+                        &theirs,
+                    )
+                }
+            },
             Fork::Parent(pid) => pid,
         };
         drop(theirs);
@@ -155,6 +180,7 @@ impl Supervisor {
             process: None,
             first_stage,
             tracking,
+            helper_group,
             setup_deadline: Some(now + self.settings.helper_timeout),
             deadline: wanted.timeout_ms.map(|timeout| now + Duration::from_millis(timeout)),
             timed_out: false,
@@ -239,7 +265,8 @@ impl Supervisor {
             (None, None, Some(ended)) => Ok(Answer::ExecDone { exit_code: ended.code, timed_out: false }),
             (None, None, None) => failure(ErrorCode::Internal, "exec: ended before there was a process"),
         };
-        self.lingering.extend(exec.tracking.map(|directory| (exec.container, directory)));
+        let groups = exec.tracking.into_iter().chain(exec.helper_group);
+        self.lingering.extend(groups.map(|directory| (exec.container, directory)));
         // Who waits for the command need not wait for its group to go.
         self.reply_all(exec.waiters, &result);
         self.sweep_lingering();
@@ -277,7 +304,7 @@ impl Supervisor {
 
     fn kill_exec(&mut self, at: usize) {
         let exec = &self.execs[at];
-        if let Some(directory) = &exec.tracking {
+        for directory in exec.tracking.iter().chain(&exec.helper_group) {
             cgroup::kill_tree(directory);
         }
         let stage = exec.report.is_some().then_some(&exec.first_stage);

@@ -23,6 +23,7 @@ use oci_spec::runtime::{LinuxDeviceCgroup, Process, Spec, User};
 use crate::cgroup::{self, CgroupPath, Hierarchies};
 use crate::device_filter;
 use crate::executable;
+use crate::external::{self, External};
 use crate::identity::{self, Filter, IdentityError};
 use crate::infra;
 use crate::journal::chain;
@@ -52,6 +53,8 @@ enum Error {
     Stale { path: PathBuf, source: io::Error },
     #[error("the infra container")]
     Infra { source: infra::InfraError },
+    #[error(transparent)]
+    External { source: external::CallError },
     #[error("libcontainer")]
     Library { source: libcontainer::error::LibcontainerError },
     #[error("the process")]
@@ -69,18 +72,20 @@ enum Error {
 }
 
 /// How it is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Way<'a> {
     /// By libcontainer.
     Library,
     /// As the pod's infra container.
     Infra,
+    /// By another program.
+    External(&'a External),
 }
 
 /// What to make.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Job<'a> {
-    pub(crate) way: Way,
+    pub(crate) way: Way<'a>,
     pub(crate) container: &'a str,
     pub(crate) bundle: &'a Path,
     /// The file with its seccomp filter.
@@ -114,16 +119,43 @@ pub(crate) fn run(job: Job<'_>, stdio: &[OwnedFd; 3], report: &OwnedFd) -> ! {
 
 fn make(job: Job<'_>, report: &'static OwnedFd) -> Result<i32, Error> {
     let spec = read_spec(job.bundle)?;
-    let plan = Plan::check(&spec, job.hierarchies)?;
+    let plan = Plan::check(&spec, job)?;
     Report::Cgroup(plan.cgroup_text.clone()).send(report);
     if let Err(error) = set_oom_score_adj(job.oom_score_adj) {
         Report::Detail(format!("oom_score_adj {}: {error}", job.oom_score_adj)).send(report);
     }
     sys::leave_session_keyring().map_err(|source| Error::Keyring { source })?;
-    if job.way == Way::Infra {
-        return infra::make(&spec, &plan.cgroup, job.hierarchies, report)
-            .map_err(|source| Error::Infra { source });
+    match job.way {
+        Way::Library => make_by_library(job, spec, &plan, report),
+        Way::Infra => infra::make(&spec, &plan.cgroup, job.hierarchies, report)
+            .map_err(|source| Error::Infra { source }),
+        Way::External(external) => make_externally(job, external, &plan, report),
     }
+}
+
+fn make_externally(
+    job: Job<'_>,
+    external: &External,
+    plan: &Plan,
+    report: &'static OwnedFd,
+) -> Result<i32, Error> {
+    // Not in the runtime's own directory.
+    let console = plan.terminal.then(|| Console::listen(job.bundle)).transpose()?;
+    let create = external::Create {
+        container: job.container,
+        bundle: job.bundle,
+        cgroup: &plan.cgroup,
+        terminal: plan.terminal,
+    };
+    let pid = create.run(external, job.hierarchies).map_err(|source| Error::External { source })?;
+    if let Some(console) = console {
+        console.forward(report)?;
+        fs::remove_file(&console.path).map_err(|source| Error::Terminal { source })?;
+    }
+    Ok(pid)
+}
+
+fn make_by_library(job: Job<'_>, spec: Spec, plan: &Plan, report: &'static OwnedFd) -> Result<i32, Error> {
     let becoming = Becoming::of(&spec, job.filter)?;
     let spec = for_the_library(spec);
     tracing::subscriber::set_global_default(Collector { report }).unwrap_or_default();
@@ -161,14 +193,14 @@ struct Plan {
 
 impl Plan {
     /// Refuses what the library would silently not enforce.
-    fn check(spec: &Spec, hierarchies: &Hierarchies) -> Result<Self, Error> {
+    fn check(spec: &Spec, job: Job<'_>) -> Result<Self, Error> {
         let refused = |field, reason| Err(Error::Refused { field, reason });
         let Some(linux) = spec.linux() else { return refused("linux", "missing") };
-        if linux.seccomp().is_some() {
+        if linux.seccomp().is_some() && !matches!(job.way, Way::External(_)) {
             return refused("linux.seccomp", "not supported by this build, and would not be enforced");
         }
         let is_cgroup = |mount: &oci_spec::runtime::Mount| mount.typ().as_deref() == Some("cgroup");
-        if !hierarchies.is_v2() && spec.mounts().iter().flatten().any(is_cgroup) {
+        if !job.hierarchies.is_v2() && spec.mounts().iter().flatten().any(is_cgroup) {
             return refused("mounts", "a cgroup mount on a cgroup v1 host would be writable");
         }
         let Some(devices) = linux.resources().as_ref().and_then(|resources| resources.devices().clone())

@@ -16,6 +16,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use crate::clock;
 use crate::container::{Container, Phase};
 use crate::exit_record;
+use crate::external::{End, Task};
 use crate::helper::STATE;
 use crate::infra;
 use crate::journal;
@@ -54,23 +55,30 @@ impl Supervisor {
         if let Some(started_at) = known.and_then(|container| container.started_at) {
             return self.reply(waiter, Ok(Answer::Started { started_at }));
         }
-        let container = match self.in_phase(id, &[Phase::Created, Phase::Starting]) {
-            Ok(container) => container,
+        let key = match self.in_phase(id, &[Phase::Created, Phase::Starting]) {
+            Ok(container) => container.key,
             Err(failure) => return self.reply(waiter, Err(failure)),
         };
-        if container.phase == Phase::Created {
-            let told = match (container.infra, &container.report) {
-                (false, _) => let_go(&container.bundle.join(STATE).join(id)),
-                (true, Some(report)) => infra::let_go(report),
-                (true, None) => Err(io::ErrorKind::NotConnected.into()),
-            };
-            if let Err(error) = told {
+        let Some(at) = self.position(key) else { return };
+        if self.containers[at].phase == Phase::Created {
+            if let Err(error) = self.let_go(at) {
                 return self.reply(waiter, failure(ErrorCode::Internal, format!("start: {error}")));
             }
-            container.phase = Phase::Starting;
-            container.deadline = Some(deadline);
+            self.containers[at].phase = Phase::Starting;
+            self.containers[at].deadline = Some(deadline);
         }
-        container.waiters.push(waiter);
+        self.containers[at].waiters.push(waiter);
+    }
+
+    /// Tells the waiting first process to go on, or has it told.
+    fn let_go(&mut self, at: usize) -> io::Result<()> {
+        let container = &self.containers[at];
+        match (&container.external, container.infra, &container.report) {
+            (Some(_), _, _) => self.call_runtime(at, Task::Start),
+            (None, false, _) => let_go(&container.bundle.join(STATE).join(&container.id)),
+            (None, true, Some(report)) => infra::let_go(report),
+            (None, true, None) => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
     /// Nobody holds the report channel any more: the program runs, or the first process has ended.
@@ -80,7 +88,13 @@ impl Supervisor {
         container.phase = Phase::Running;
         let waiters = std::mem::take(&mut container.waiters);
         let result = match container.not_executed.take() {
-            Some(reason) => failure(ErrorCode::ExecFailed, reason),
+            Some(reason) => {
+                if container.external.is_some() {
+                    // Nobody else ends its first process, which waits still.
+                    self.kill_everything(at);
+                }
+                failure(ErrorCode::ExecFailed, reason)
+            }
             None if !container.detail.is_empty() => {
                 let text = container.explain("start: the container's first process failed");
                 // If it goes on all the same, nobody knows that it runs.
@@ -88,7 +102,9 @@ impl Supervisor {
                 failure(ErrorCode::Internal, text)
             }
             None => {
-                let started_at = clock::now();
+                // One that has ended already was started before.
+                let ended = container.external.as_ref().and_then(|external| external.held_end);
+                let started_at = ended.map_or_else(clock::now, |end| end.finished_at);
                 container.started_at = Some(started_at);
                 Ok(Answer::Started { started_at })
             }
@@ -128,8 +144,19 @@ impl Supervisor {
             }
         };
         self.unwatch(&init.pidfd);
-        let finished_at = clock::now();
+        let end = End { ended, finished_at: clock::now() };
         self.on_report(key);
+        if let Some(external) = self.containers[at].external_that_starts() {
+            // Told when it is known whether it was started.
+            external.held_end = Some(end);
+            return;
+        }
+        self.finish_end(at, end);
+    }
+
+    /// Everything that follows the end of the container's first process, which is reaped.
+    pub(crate) fn finish_end(&mut self, at: usize, End { ended, finished_at }: End) {
+        let key = self.containers[at].key;
         if self.containers[at].kill_all_on_exit
             && let Some(cgroup) = &self.containers[at].cgroup
         {

@@ -5,8 +5,8 @@
 //! outlives the engine that started it, decides nothing by itself and restarts nothing.
 //!
 //! ```text
-//! main ─► supervisor (the one loop) ─► requests ─► creation ─► helper (forked: libcontainer, infra)
-//!                                   │            └► execs ────► exec_child (forked: setns)
+//! main ─► supervisor (the one loop) ─► requests ─► creation ─► helper (forked: libcontainer, infra, external)
+//!                                   │            └► execs ────► exec_child (forked: setns), external
 //!                                   └► logs · exit_record · oom · cgroup · device_filter
 //! ```
 //! One thread, one epoll loop, no async runtime. `sys` holds all `unsafe`.
@@ -21,6 +21,7 @@ mod exec_child;
 mod execs;
 mod executable;
 mod exit_record;
+mod external;
 mod helper;
 mod identity;
 mod infra;

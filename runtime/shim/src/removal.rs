@@ -30,6 +30,9 @@ impl Supervisor {
             // A failure means that it has ended by itself.
             sys::signal(&process.pidfd, libc::SIGKILL).unwrap_or_default();
         }
+        if let Some(external) = &container.external {
+            external.kill(&self.settings.hierarchies);
+        }
     }
 
     /// Kills what a helper that was ended left in our own cgroup, before it got into the container's. Left alone while another
@@ -39,7 +42,13 @@ impl Supervisor {
             return;
         }
         let own = std::process::id().cast_signed();
-        let is_known = |pid| pid == own || self.init_of(pid).is_some() || self.exec_of(pid).is_some();
+        let external = self.processes_of_runtimes();
+        let is_known = |pid| {
+            pid == own
+                || self.init_of(pid).is_some()
+                || self.exec_of(pid).is_some()
+                || external.contains(&pid)
+        };
         for pid in self.settings.hierarchies.processes(&self.settings.cgroup) {
             if !is_known(pid) {
                 journal::note(&format!("killing {pid}, left by a helper"));
@@ -81,10 +90,13 @@ impl Supervisor {
         self.kill_execs_of(key);
         let alive =
             self.containers[at].helper.is_some() || self.containers[at].init.is_some() || self.has_execs(key);
-        let outcome = match &self.containers[at].cgroup {
-            _ if alive => Ok(false),
-            None => Ok(true),
-            Some(cgroup) => self.settings.hierarchies.remove(cgroup),
+        let busy = alive || self.is_deleting(at, now);
+        let container = &self.containers[at];
+        let outcome = match (&container.cgroup, &container.external) {
+            _ if busy => Ok(false),
+            (None, None) => Ok(true),
+            (Some(cgroup), None) => self.settings.hierarchies.remove(cgroup),
+            (cgroup, Some(external)) => external.remove(&self.settings.hierarchies, cgroup.as_ref()),
         };
         let left = match outcome {
             Ok(true) => return self.finish_removal(at),

@@ -236,6 +236,7 @@ impl Engine {
             stdin,
             kill_all_on_exit,
             oom_score_adj: Some(oom_score_adj),
+            runtime: None,
         });
         let answer = connection.request(request, CREATE_LIMIT).instrument(stage!("create")).await;
         let answer = answer.map_err(Error::supervisor("creating the container"))?;

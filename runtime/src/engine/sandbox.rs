@@ -277,6 +277,7 @@ async fn create_infra(
         kill_all_on_exit: false,
         seccomp: false,
         oom_score_adj: Some(oom_score_adj),
+        runtime: None,
     });
     let answer = connection.request(request, CREATE_LIMIT).await;
     let answer = answer.map_err(Error::supervisor("creating the infra container"))?;

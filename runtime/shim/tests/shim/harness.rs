@@ -15,6 +15,21 @@ use serde_json::{Value, json};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
+/// Set: every container is made by the external runtime.
+pub(crate) const HANDLER: &str = "PINTLE_TEST_EXTERNAL";
+
+/// The external runtime under test, `PINTLE_TEST_OCI_RUNTIME` or runc.
+pub(crate) fn oci_runtime() -> OciRuntime {
+    let name = std::env::var("PINTLE_TEST_OCI_RUNTIME").unwrap_or_else(|_| "runc".to_owned());
+    let places = ["", "/usr/sbin/", "/usr/bin/", "/sbin/", "/usr/local/sbin/", "/usr/local/bin/"];
+    let found = places
+        .iter()
+        .map(|place| format!("{place}{name}"))
+        .find(|path| path.starts_with('/') && Path::new(path).is_file());
+    let path = found.unwrap_or_else(|| panic!("the OCI runtime {name} is not installed"));
+    OciRuntime { path, args: Vec::new(), create_args: Vec::new(), exec_cgroup: true }
+}
+
 /// A duration, as much longer as this machine is slower.
 pub(crate) fn scaled(duration: Duration) -> Duration {
     let scale = std::env::var("PINTLE_TEST_TIMEOUT_SCALE").ok().and_then(|text| text.parse::<f64>().ok());
@@ -257,6 +272,7 @@ impl Shim {
             stdin: false,
             kill_all_on_exit: false,
             oom_score_adj: None,
+            runtime: std::env::var_os(HANDLER).map(|_| oci_runtime()),
         }
     }
 

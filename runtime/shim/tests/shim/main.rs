@@ -8,6 +8,7 @@
 )]
 
 mod execs;
+mod external;
 mod guards;
 mod harness;
 mod lifecycle;
