@@ -43,6 +43,18 @@ pub fn sandboxes(endpoint: &str) -> Result<Vec<String>, String> {
     Ok(sandboxes.map(|sandbox| sandbox.metadata.unwrap_or_default().name).collect())
 }
 
+/// How many bytes of its heap the daemon uses.
+///
+/// # Errors
+/// In words, when the engine does not answer or does not know.
+pub fn heap_in_use(endpoint: &str) -> Result<u64, String> {
+    let request = v1::StatusRequest { verbose: true };
+    let status = async |channel| pintle_cri_api::runtime_client(channel).status(request).await;
+    let info = ask(endpoint, status)?.info.remove("config").unwrap_or_default();
+    let info: Value = serde_json::from_str(&info).map_err(|e| e.to_string())?;
+    info["heapInUse"].as_u64().ok_or_else(|| format!("no heap in {info}"))
+}
+
 fn ask<T>(
     endpoint: &str,
     question: impl AsyncFnOnce(Channel) -> Result<tonic::Response<T>, tonic::Status>,

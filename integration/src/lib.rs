@@ -16,7 +16,7 @@ mod memory;
 mod node;
 mod residue;
 
-pub use ask::{pods, sandboxes};
+pub use ask::{heap_in_use, pods, sandboxes};
 pub use disk::Disk;
 pub use host::{Mode, cgroup_mode, cgroup_path_of, read_cgroup_file, time_out};
 pub use hostile_image::{hostile_image, write_attacker};

@@ -97,5 +97,6 @@ fn verbose_info(engine: &Engine) -> serde_json::Value {
         "lowestOomScoreAdj": engine.host.oom_floor,
         "sandboxes": engine.all_sandboxes().len(),
         "containers": engine.all_containers().len(),
+        "heapInUse": crate::sys::memory::heap_in_use(),
     })
 }

@@ -12,6 +12,18 @@ pub(crate) fn bound_allocator(arenas: libc::c_int, mapped_from: libc::c_int) {
     unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, mapped_from) };
 }
 
+/// How many bytes of the heap are in use, as the allocator counts; nothing where it does not.
+pub(crate) fn heap_in_use() -> Option<usize> {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: it takes the allocator's own locks and only counts.
+        let counted = unsafe { libc::mallinfo2() };
+        Some(counted.uordblks + counted.hblkhd)
+    }
+    #[cfg(not(target_env = "gnu"))]
+    None
+}
+
 /// Gives back what of the heap is free, between what is in use as well.
 pub(crate) fn trim_heap() {
     #[cfg(target_env = "gnu")]
@@ -62,6 +74,16 @@ mod tests {
 
     fn resident() -> u64 {
         code().iter().map(|map| map.extension.map["Rss"]).sum()
+    }
+
+    #[test]
+    fn the_heap_counts_what_is_kept_and_what_is_mapped_by_itself() {
+        let before = heap_in_use().unwrap();
+        let kept = (vec![1u8; 64 * 1024], vec![1u8; 4 * 1024 * 1024]);
+        let grown = heap_in_use().unwrap().saturating_sub(before);
+        // Other tests allocate meanwhile.
+        assert!(grown > 3 * 1024 * 1024, "{grown} bytes more");
+        drop(kept);
     }
 
     #[test]
