@@ -33,6 +33,8 @@ use crate::sys;
 
 /// The library's state directory in a bundle.
 pub(crate) const STATE: &str = "state";
+/// The file that says whether all of a group's processes are killed when one takes too much memory.
+const OOM_GROUP: &str = "memory.oom.group";
 /// The most bytes of a `config.json`.
 const MAX_CONFIG: u64 = 4 * 1024 * 1024;
 
@@ -166,7 +168,7 @@ fn make_by_library(job: Job<'_>, spec: Spec, plan: &Plan, report: &'static Owned
     join().map_err(|source| Error::Cgroup { source })?;
     let program = Program { report, becoming: Box::leak(Box::new(becoming)) };
     let pid = call_library(job, (&spec, plan.terminal), program)?;
-    finish(job, &plan.cgroup, &plan.devices, pid).inspect_err(|_| {
+    finish(job, plan, pid).inspect_err(|_| {
         sys::open_process(pid).and_then(|process| sys::signal(&process, libc::SIGKILL)).unwrap_or_default();
     })?;
     Ok(pid)
@@ -189,6 +191,8 @@ struct Plan {
     cgroup_text: String,
     terminal: bool,
     devices: Vec<LinuxDeviceCgroup>,
+    /// Whether the configuration says itself if all of a container's processes are killed when one takes too much memory.
+    oom_group_given: bool,
 }
 
 impl Plan {
@@ -212,7 +216,9 @@ impl Plan {
         };
         let cgroup = CgroupPath::parse(cgroup_text).map_err(|source| Error::Cgroup { source })?;
         let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
-        Ok(Self { cgroup, cgroup_text: cgroup_text.to_owned(), terminal, devices })
+        let unified = linux.resources().as_ref().and_then(|resources| resources.unified().as_ref());
+        let oom_group_given = unified.is_some_and(|unified| unified.contains_key(OOM_GROUP));
+        Ok(Self { cgroup, cgroup_text: cgroup_text.to_owned(), terminal, devices, oom_group_given })
     }
 }
 
@@ -303,7 +309,8 @@ impl Console {
 }
 
 /// Adds what the library leaves out. The container's process waits meanwhile.
-fn finish(job: Job<'_>, path: &CgroupPath, devices: &[LinuxDeviceCgroup], pid: i32) -> Result<(), Error> {
+fn finish(job: Job<'_>, plan: &Plan, pid: i32) -> Result<(), Error> {
+    let (path, devices) = (&plan.cgroup, &plan.devices);
     job.hierarchies.join(path, pid).map_err(|source| Error::Cgroup { source })?;
     let failed = |source| Error::Devices { source };
     let Some(directory) = job.hierarchies.unified(path).filter(|_| job.hierarchies.is_v2()) else {
@@ -312,8 +319,10 @@ fn finish(job: Job<'_>, path: &CgroupPath, devices: &[LinuxDeviceCgroup], pid: i
             .legacy("devices", path)
             .map_or(Ok(()), |directory| device_filter::deny_console(&directory, devices).map_err(failed));
     };
-    // Missing where the memory controller is: then there is nothing to group.
-    cgroup::write_file(&directory.join("memory.oom.group"), "1").unwrap_or_default();
+    if !plan.oom_group_given {
+        // Missing where the memory controller is: then there is nothing to group.
+        cgroup::write_file(&directory.join(OOM_GROUP), "1").unwrap_or_default();
+    }
     device_filter::attach(&directory, devices).map_err(failed)
 }
 

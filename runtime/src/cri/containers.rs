@@ -4,7 +4,7 @@ use pintle_cri_api::v1 as cri;
 
 use super::stream::{self, Streamed};
 use crate::{
-    Engine, Result,
+    Engine, Error, Result,
     engine::{blocking, records, sandbox_files::OCI_CONFIG, view},
 };
 
@@ -71,6 +71,10 @@ pub(super) async fn update_resources(
     engine: &Engine,
     request: cri::UpdateContainerResourcesRequest,
 ) -> Result<cri::UpdateContainerResourcesResponse> {
+    if request.windows.is_some() {
+        return Err(Error::InvalidArgument("windows: this node runs Linux".to_owned()));
+    }
+    // Its annotations are hints, of which none is known.
     let wanted = request.linux.unwrap_or_default();
     engine.arc()?.update_container_resources(&request.container_id, wanted).await?;
     Ok(cri::UpdateContainerResourcesResponse {})

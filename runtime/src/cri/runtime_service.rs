@@ -207,9 +207,9 @@ impl RuntimeService for Engine {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<cri::UpdatePodSandboxResourcesRequest>,
+        request: Request<cri::UpdatePodSandboxResourcesRequest>,
     ) -> Reply<cri::UpdatePodSandboxResourcesResponse> {
-        not_yet("UpdatePodSandboxResources")
+        reply(sandboxes::update_resources(self, request.into_inner()).await)
     }
 
     async fn stream_pod_sandboxes(

@@ -1,4 +1,5 @@
-//! Calls about sandboxes: RunPodSandbox, StopPodSandbox, RemovePodSandbox, PodSandboxStatus, ListPodSandbox.
+//! Calls about sandboxes: RunPodSandbox, StopPodSandbox, RemovePodSandbox, PodSandboxStatus, ListPodSandbox,
+//! UpdatePodSandboxResources.
 
 use pintle_cri_api::v1 as cri;
 
@@ -30,6 +31,14 @@ pub(super) async fn remove(
 ) -> Result<cri::RemovePodSandboxResponse> {
     engine.arc()?.remove_pod_sandbox(&request.pod_sandbox_id).await?;
     Ok(cri::RemovePodSandboxResponse {})
+}
+
+pub(super) async fn update_resources(
+    engine: &Engine,
+    request: cri::UpdatePodSandboxResourcesRequest,
+) -> Result<cri::UpdatePodSandboxResourcesResponse> {
+    engine.arc()?.update_pod_sandbox_resources(request).await?;
+    Ok(cri::UpdatePodSandboxResourcesResponse {})
 }
 
 pub(super) fn status(

@@ -15,6 +15,7 @@ use std::{
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::error::{Error, Failures, Result};
+use crate::spec::Hugetlb;
 
 /// The most processes killed in one pass; passes repeat until a group is empty.
 const MAX_PIDS: usize = 65_536;
@@ -30,6 +31,8 @@ struct Hierarchy {
     /// v1 without controllers (`name=systemd`): old programs want one beside v2.
     named: bool,
     cpuset: bool,
+    /// v1 with the controller of huge pages.
+    hugetlb: bool,
 }
 
 /// The node's cgroup hierarchies.
@@ -59,6 +62,76 @@ impl Cgroups {
     #[must_use]
     pub fn is_v2(&self) -> bool {
         self.hierarchies.iter().all(|h| h.unified || h.named)
+    }
+
+    /// Where limits on huge pages are set.
+    #[must_use]
+    pub fn hugetlb(&self) -> Hugetlb {
+        let of_unified = |h: &Hierarchy| {
+            let controllers = fs::read_to_string(h.mount.join("cgroup.controllers")).unwrap_or_default();
+            h.unified && controllers.split_whitespace().any(|name| name == "hugetlb")
+        };
+        if self.hierarchies.iter().any(|h| h.hugetlb) {
+            return Hugetlb::Legacy;
+        }
+        if self.hierarchies.iter().any(of_unified) { Hugetlb::Unified } else { Hugetlb::None }
+    }
+
+    /// On a hybrid node, where nobody else does: lets the groups below the one above `cgroup` limit huge pages.
+    ///
+    /// # Errors
+    /// When the kernel does not let it.
+    pub fn hand_down_hugetlb(&self, cgroup: &str) -> Result<()> {
+        let above = cgroup.trim_matches('/').rsplit_once('/').map_or("", |(above, _)| above);
+        for hierarchy in self.hierarchies.iter().filter(|h| h.unified) {
+            let mut dir = hierarchy.mount.clone();
+            for part in std::iter::once("").chain(above.split('/').filter(|part| !part.is_empty())) {
+                dir.push(part);
+                let control = dir.join("cgroup.subtree_control");
+                let present = fs::read_to_string(&control).map_err(Error::io("reading", &control))?;
+                if !present.split_whitespace().any(|name| name == "hugetlb") {
+                    fs::write(&control, "+hugetlb").map_err(Error::io("writing", &control))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes into files of a group, all or none: what was written before one that fails is put back.
+    ///
+    /// # Errors
+    /// When a file is missing or the kernel does not take a value.
+    pub fn write_all(&self, cgroup: &str, writes: &[(String, String)]) -> Result<()> {
+        let mut before: Vec<(PathBuf, String)> = Vec::new();
+        for (file, value) in writes {
+            let written = self.write_one(cgroup, file, value);
+            match written {
+                Ok(former) => before.push(former),
+                Err(error) => {
+                    for (path, value) in before.iter().rev() {
+                        if let Err(error) = fs::write(path, format!("{}\n", value.trim())) {
+                            tracing::warn!(path = %path.display(), %error, "a limit cannot be put back");
+                        }
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_one(&self, cgroup: &str, file: &str, value: &str) -> Result<(PathBuf, String)> {
+        let missing = || Error::FailedPrecondition(format!("the cgroup {cgroup} has no file {file}"));
+        let path = self.file(cgroup, file).ok_or_else(missing)?;
+        let former = fs::read_to_string(&path).unwrap_or_default();
+        fs::write(&path, value).map_err(|source| match source.raw_os_error() {
+            // The kernel's word for "more is in use, and cannot be taken away".
+            Some(number) if number == rustix::io::Errno::BUSY.raw_os_error() => {
+                Error::FailedPrecondition(format!("{file}: {value} is less than what is in use"))
+            }
+            _ => Error::io("writing", &path)(source),
+        })?;
+        Ok((path, former))
     }
 
     /// The directory of a group in the hierarchy that has a file of this name, if any has.
@@ -193,7 +266,8 @@ fn parse_mount(line: &str) -> Option<Hierarchy> {
     let unified = kind == "cgroup2";
     let named = options.split(',').any(|option| option.starts_with("name="));
     let cpuset = options.split(',').any(|option| option == "cpuset");
-    (unified || kind == "cgroup").then_some(Hierarchy { mount, unified, named, cpuset })
+    let hugetlb = options.split(',').any(|option| option == "hugetlb");
+    (unified || kind == "cgroup").then_some(Hierarchy { mount, unified, named, cpuset, hugetlb })
 }
 
 fn make_dir(dir: &Path) -> Result<()> {
@@ -294,7 +368,7 @@ fn pidfd_in_cgroup(pid: i32, cgroup: &str) -> Option<OwnedFd> {
 }
 
 /// Whether a process with this `/proc/<pid>/cgroup` is in a group or below it.
-fn is_in(groups: &str, cgroup: &str) -> bool {
+pub(crate) fn is_in(groups: &str, cgroup: &str) -> bool {
     let inside = |path: &str| {
         path.strip_prefix(cgroup.trim_end_matches('/'))
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

@@ -7,7 +7,8 @@
 use std::{fs, path::Path, sync::Arc};
 
 use pintle_cri_api::v1::{
-    ContainerConfig, CreateContainerRequest, LinuxContainerSecurityContext, NamespaceMode as CriMode,
+    ContainerConfig, CreateContainerRequest, LinuxContainerResources, LinuxContainerSecurityContext,
+    NamespaceMode as CriMode,
 };
 use pintle_image::Image;
 use pintle_shim_protocol::{Answer, CreateContainer, Request};
@@ -21,6 +22,7 @@ use super::{
     lifecycle::awaited,
     lookups::{self, Prepared},
     records::{self, ContainerRecord, MountRecord, NamespaceMode, SandboxRecord, UserRecord},
+    resource_record::ResourcesRecord,
     sandbox::CREATE_LIMIT,
     sandbox_files,
     state::{Container, Phase, Sandbox},
@@ -205,6 +207,7 @@ impl Engine {
             stop_signal,
             user: UserRecord::default(),
             created_at: host::now(),
+            resources: asked_resources(config).map(ResourcesRecord::from),
             pid: None,
             end: None,
             id,
@@ -248,7 +251,13 @@ impl Engine {
             record.complete = true;
         });
         let dir = container.dir.clone();
-        blocking(move || records::save(&dir, &record)).instrument(stage!("record")).await
+        let engine = Arc::clone(self);
+        blocking(move || {
+            engine.finish_limits(&record)?;
+            records::save(&dir, &record)
+        })
+        .instrument(stage!("record"))
+        .await
     }
 
     /// Everything on disk that the supervisor needs: record, snapshot, mount points, bundle.
@@ -291,8 +300,12 @@ pub fn security(config: &ContainerConfig) -> Option<LinuxContainerSecurityContex
     config.linux.as_ref()?.security_context.clone()
 }
 
+fn asked_resources(config: &ContainerConfig) -> Option<&LinuxContainerResources> {
+    config.linux.as_ref()?.resources.as_ref()
+}
+
 fn oom_score(config: &ContainerConfig) -> i32 {
-    let wanted = config.linux.as_ref().and_then(|linux| linux.resources.as_ref()).map(|r| r.oom_score_adj);
+    let wanted = asked_resources(config).map(|resources| resources.oom_score_adj);
     wanted.and_then(|score| i32::try_from(score).ok()).unwrap_or(DEFAULT_OOM_SCORE)
 }
 

@@ -22,6 +22,8 @@ pub fn facts(cgroups: &Cgroups) -> Result<HostFacts> {
     Ok(HostFacts {
         cgroup_v2: cgroups.is_v2(),
         swap_limits: swap_limits(cgroups),
+        hugetlb: cgroups.hugetlb(),
+        hugepage_sizes: hugepage_sizes(),
         capabilities: own_capabilities()?,
         oom_floor: oom_floor()?,
         open_files: None,
@@ -60,6 +62,25 @@ fn swap_limits(cgroups: &Cgroups) -> bool {
     path == "/" || cgroups.file(path, "memory.swap.max").is_some()
 }
 
+/// `/sys/kernel/mm/hugepages/hugepages-2048kB` and so on, as the names of cgroup files have them.
+fn hugepage_sizes() -> Vec<String> {
+    let entries = fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let sizes = names.filter_map(|name| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok());
+    let mut sizes: Vec<u64> = sizes.collect();
+    sizes.sort_unstable();
+    sizes.into_iter().map(page_size).collect()
+}
+
+/// A size in KiB with the unit in which it is least.
+fn page_size(kib: u64) -> String {
+    match (kib % 1024, kib % (1024 * 1024)) {
+        (_, 0) => format!("{}GB", kib / (1024 * 1024)),
+        (0, _) => format!("{}MB", kib / 1024),
+        _ => format!("{kib}KB"),
+    }
+}
+
 /// The capabilities of the permitted set.
 fn own_capabilities() -> Result<Vec<String>> {
     let have = caps::read(None, caps::CapSet::Permitted)
@@ -84,4 +105,16 @@ fn oom_floor() -> Result<i32> {
 
 fn read(path: &str) -> Result<String> {
     fs::read_to_string(path).map_err(Error::io("reading", Path::new(path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_sizes_are_named_as_the_kernel_names_them() {
+        for (kib, name) in [(64, "64KB"), (2048, "2MB"), (32768, "32MB"), (1_048_576, "1GB")] {
+            assert_eq!(page_size(kib), name);
+        }
+    }
 }

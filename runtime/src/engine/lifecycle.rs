@@ -1,11 +1,10 @@
-//! Starts, stops and removes containers, and changes running ones: CRI's calls of the same names.
+//! Starts, stops and removes containers: CRI's calls of the same names. Their limits are changed in `update`.
 //!
 //! In: a container's id. Out: the container in its new phase. Stopping waits without holding a lock, so that a second stop
 //! with less grace is not delayed by the first. Every operation may be repeated.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use pintle_cri_api::v1::LinuxContainerResources;
 use pintle_shim_protocol::{Answer, ErrorCode, KillScope, Request};
 use tracing::Instrument as _;
 
@@ -20,10 +19,7 @@ use super::{
     supervisor_client::{self, Connection, unexpected},
     view,
 };
-use crate::{
-    spec::{resources, signal::SIGKILL},
-    waterfall::stage,
-};
+use crate::{spec::signal::SIGKILL, waterfall::stage};
 
 /// The exit code of a container whose program could not be executed.
 pub const CANNOT_RUN_EXIT_CODE: i32 = 128;
@@ -224,38 +220,6 @@ impl Engine {
         let request = Request::ReopenLog { container: container.id.clone() };
         let answer = connection_of(&container)?.request(request, REQUEST_LIMIT).await;
         answer.map(drop).map_err(Error::supervisor("opening the log again"))
-    }
-
-    /// Changes a container's limits. Those not given stay.
-    ///
-    /// # Errors
-    /// When the kernel does not take a value; those before it are set then.
-    pub async fn update_container_resources(
-        self: &Arc<Self>,
-        id: &str,
-        wanted: LinuxContainerResources,
-    ) -> Result<()> {
-        let container = self.container(id)?;
-        if matches!(container.phase(), Phase::Exited(_)) {
-            return Err(Error::FailedPrecondition(format!("container {} has ended", container.id)));
-        }
-        let files = resources::files(&wanted, &self.host)?;
-        let cgroups = Arc::clone(&self.cgroups);
-        detached(async move {
-            let _op = container.op.lock().await;
-            let cgroup = container.record().cgroup;
-            blocking(move || {
-                for (file, value) in files {
-                    let path = cgroups.file(&cgroup, file).ok_or_else(|| {
-                        Error::FailedPrecondition(format!("this node's cgroups have no {file}"))
-                    })?;
-                    fs::write(&path, value).map_err(Error::io("writing", path))?;
-                }
-                Ok(())
-            })
-            .await
-        })
-        .await
     }
 }
 

@@ -29,6 +29,7 @@ mod missed;
 pub mod program;
 pub mod records;
 pub mod recovery;
+pub mod resource_record;
 pub mod rootfs;
 pub mod sandbox;
 pub mod sandbox_files;
@@ -38,6 +39,7 @@ pub mod state;
 pub mod stats;
 pub mod supervisor_client;
 pub mod teardown;
+pub mod update;
 pub mod view;
 pub mod watch;
 

@@ -18,7 +18,10 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
-use super::error::{Error, Result};
+use super::{
+    error::{Error, Result},
+    resource_record::ResourcesRecord,
+};
 
 /// The present version of both records.
 pub const VERSION: u32 = 1;
@@ -125,6 +128,12 @@ pub struct SandboxRecord {
     /// Its supervisor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supervisor_pid: Option<i32>,
+    /// What its containers may use together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourcesRecord>,
+    /// What the pod itself may use beside them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overhead: Option<ResourcesRecord>,
     /// The sum of the request it was made from: a repeated one is compared with it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub request: String,
@@ -231,6 +240,9 @@ pub struct ContainerRecord {
     pub user: UserRecord,
     /// When it was made, in nanoseconds since 1970.
     pub created_at: i64,
+    /// Its limits, as asked for and changed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourcesRecord>,
     /// Its first process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,

@@ -11,7 +11,9 @@ use std::{
 };
 
 use pintle_cni::{Attach, Netns};
-use pintle_cri_api::v1::{LinuxContainerResources, PodSandboxConfig, RunPodSandboxRequest};
+use pintle_cri_api::v1::{
+    LinuxContainerResources, LinuxPodSandboxConfig, PodSandboxConfig, RunPodSandboxRequest,
+};
 use pintle_shim_protocol::{Answer, ContainerState, CreateContainer, Request};
 use prost::Message as _;
 use tracing::{Instrument as _, info_span};
@@ -25,6 +27,7 @@ use super::{
     launch::{self, SOCKET},
     layout,
     records::{self, NamespaceMode, SandboxConfig, SandboxPhase, SandboxRecord},
+    resource_record::ResourcesRecord,
     sandbox_files,
     state::Sandbox,
     supervisor_client::{Connection, unexpected},
@@ -32,7 +35,7 @@ use super::{
     watch::{self, SandboxListener},
 };
 use crate::{
-    spec::{dns, infra, namespaces, resources, validate},
+    spec::{dns, infra, namespaces, resource_change, resources, validate},
     waterfall::stage,
 };
 
@@ -60,7 +63,10 @@ impl Engine {
         let sum = records::sum(&config.encode_to_vec());
         let kept = kept_config(&config, request.runtime_handler)?;
         let resolv_conf = dns::resolv_conf(config.dns_config.as_ref(), &sandbox_files::node_resolv_conf())?;
-        let asked_parent = config.linux.map(|linux| linux.cgroup_parent).unwrap_or_default();
+        let linux = config.linux.unwrap_or_default();
+        for limits in [&linux.resources, &linux.overhead].into_iter().flatten() {
+            resource_change::merged(&LinuxContainerResources::default(), limits, &self.host)?;
+        }
         let engine = Arc::clone(self);
         let span = info_span!("run_pod_sandbox", namespace = %kept.namespace, name = %kept.name);
         let made = async move {
@@ -69,7 +75,7 @@ impl Engine {
             if let Some(id) = engine.same_sandbox(&identity, &sum).await? {
                 return Ok(id);
             }
-            engine.make_sandbox(kept, sum, resolv_conf, asked_parent).await
+            engine.make_sandbox(kept, sum, resolv_conf, linux).await
         };
         detached(made.instrument(span)).await
     }
@@ -79,10 +85,10 @@ impl Engine {
         config: SandboxConfig,
         request: String,
         resolv_conf: String,
-        asked_parent: String,
+        linux: LinuxPodSandboxConfig,
     ) -> Result<String> {
         let id = ids::generate()?;
-        let (cgroup_parent, owns_parent) = self.cgroup_parent(&asked_parent, &id);
+        let (cgroup_parent, owns_parent) = self.cgroup_parent(&linux.cgroup_parent, &id);
         let record = SandboxRecord {
             v: records::VERSION,
             id: id.clone(),
@@ -94,6 +100,8 @@ impl Engine {
             created_at: host::now(),
             infra_pid: None,
             supervisor_pid: None,
+            resources: linux.resources.as_ref().map(ResourcesRecord::from),
+            overhead: linux.overhead.as_ref().map(ResourcesRecord::from),
             request,
             ips: Vec::new(),
         };
@@ -195,17 +203,18 @@ impl Engine {
         connection
     }
 
-    async fn prepare_sandbox(&self, sandbox: &Sandbox, resolv_conf: String) -> Result<PathBuf> {
+    async fn prepare_sandbox(self: &Arc<Self>, sandbox: &Sandbox, resolv_conf: String) -> Result<PathBuf> {
         let record = sandbox.record();
         let dir = sandbox.dir.clone();
         let rootfs = self.layout.pause_rootfs();
-        let cgroups = Arc::clone(&self.cgroups);
+        let engine = Arc::clone(self);
         let cgroup = layout::join_cgroup(&record.cgroup_parent, &record.id);
         let limits = LinuxContainerResources { cpu_shares: 2, ..Default::default() };
         let resources = resources::oci(&limits, &self.host)?;
         blocking(move || {
             if record.owns_parent {
-                cgroups.ensure(&record.cgroup_parent)?;
+                engine.cgroups.ensure(&record.cgroup_parent)?;
+                engine.limit_pod(&record)?;
             }
             sandbox_files::prepare(&dir, &record.config, &resolv_conf)?;
             let bundle = dir.join(sandbox_files::INFRA);

@@ -18,6 +18,7 @@ use super::{
     records::{ContainerRecord, NamespaceMode, SandboxConfig, SandboxPhase, SandboxRecord},
     state::{Container, Phase, Sandbox},
 };
+use crate::spec::signal;
 
 /// The event of something made.
 pub const CREATED: cri::ContainerEventType = cri::ContainerEventType::ContainerCreatedEvent;
@@ -194,6 +195,11 @@ pub fn container_status(container: &Container) -> cri::ContainerStatus {
             }),
         }),
         mounts: record.mounts.iter().map(cri_mount).collect(),
+        resources: record
+            .resources
+            .as_ref()
+            .map(|limits| cri::ContainerResources { linux: Some(limits.into()), ..Default::default() }),
+        stop_signal: signal::of_number(record.stop_signal).into(),
         state: container_state(&container.phase()).into(),
         ..Default::default()
     };
@@ -241,6 +247,8 @@ pub fn sandbox_info(sandbox: &Sandbox) -> BTreeMap<String, String> {
         "supervisorPid": sandbox.connection().map_or(0, |connection| connection.pid),
         "supervisorAnswers": !sandbox.is_awaited(),
         "cgroupParent": record.cgroup_parent,
+        "resources": record.resources,
+        "overhead": record.overhead,
         "directory": sandbox.dir,
         "boot": record.boot,
     });

@@ -13,6 +13,7 @@ pub mod infra;
 pub mod mounts;
 pub mod namespaces;
 pub mod process;
+pub mod resource_change;
 pub mod resources;
 pub mod seccomp;
 pub mod signal;
@@ -52,6 +53,18 @@ impl SpecError {
     }
 }
 
+/// Where limits on huge pages are set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Hugetlb {
+    /// Nowhere: no hierarchy has the controller.
+    #[default]
+    None,
+    /// In a v1 hierarchy.
+    Legacy,
+    /// In the v2 hierarchy, which on a hybrid node stands beside those of v1.
+    Unified,
+}
+
 /// What the node can do, found out once.
 #[derive(Debug, Clone, Default)]
 pub struct HostFacts {
@@ -59,6 +72,10 @@ pub struct HostFacts {
     pub cgroup_v2: bool,
     /// Whether swap can be limited per cgroup.
     pub swap_limits: bool,
+    /// Where limits on huge pages are set.
+    pub hugetlb: Hugetlb,
+    /// The sizes of huge pages, as `2MB`.
+    pub hugepage_sizes: Vec<String>,
     /// The capabilities that the engine has and can give, as `CAP_…`.
     pub capabilities: Vec<String>,
     /// The lowest `oom_score_adj` the engine may set.

@@ -1,19 +1,19 @@
 //! A container's limits.
 //!
-//! In: CRI's resources, what the node's cgroups can do. Out: OCI's resources and the values of the same limits in
-//! cgroup files, for changing them later. 0 means "not given", as in CRI.
+//! In: CRI's resources, what the node's cgroups can do. Out: OCI's resources; changing them later is `resource_change`.
+//! 0 means "not given", as in CRI.
 
 use pintle_cri_api::v1::LinuxContainerResources;
 use serde_json::{Map, Value, json};
 
-use super::{Error, HostFacts};
+use super::{Error, HostFacts, Hugetlb};
 
 /// OCI's resources, without the device rules.
 ///
 /// # Errors
 /// When a value can never be set.
 pub fn oci(wanted: &LinuxContainerResources, host: &HostFacts) -> Result<Map<String, Value>, Error> {
-    check(wanted)?;
+    check(wanted, host)?;
     let mut all = Map::new();
     let mut unified: Map<String, Value> =
         wanted.unified.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
@@ -28,53 +28,39 @@ pub fn oci(wanted: &LinuxContainerResources, host: &HostFacts) -> Result<Map<Str
     }
     put(&mut cpu, "shares", !host.cgroup_v2 && wanted.cpu_shares != 0, json!(wanted.cpu_shares));
     let mut memory = Map::new();
-    let (limit, swap) = (wanted.memory_limit_in_bytes, wanted.memory_swap_limit_in_bytes);
+    let limit = wanted.memory_limit_in_bytes;
     put(&mut memory, "limit", limit != 0, json!(limit));
-    put(&mut memory, "swap", swap != 0 && host.swap_limits, json!(swap));
-    let pages: Vec<Value> =
-        wanted.hugepage_limits.iter().map(|l| json!({"pageSize": l.page_size, "limit": l.limit})).collect();
+    if host.cgroup_v2 {
+        // Not by OCI's field: the library takes "no swap at all" for "not given".
+        if let Some(swap) = swap_alone(wanted, host) {
+            unified.entry("memory.swap.max").or_insert_with(|| json!(swap));
+        }
+    } else {
+        let swap = wanted.memory_swap_limit_in_bytes;
+        put(&mut memory, "swap", swap != 0 && host.swap_limits && limit != 0, json!(swap));
+    }
+    let by_library = host.cgroup_v2 || host.hugetlb == Hugetlb::Legacy;
+    let pages: Vec<Value> = wanted
+        .hugepage_limits
+        .iter()
+        .filter(|_| by_library && host.hugetlb != Hugetlb::None)
+        .map(|l| json!({"pageSize": l.page_size, "limit": l.limit}))
+        .collect();
     put(&mut all, "cpu", !cpu.is_empty(), Value::Object(cpu));
     put(&mut all, "memory", !memory.is_empty(), Value::Object(memory));
     put(&mut all, "hugepageLimits", !pages.is_empty(), json!(pages));
-    if !unified.is_empty() && !host.cgroup_v2 {
-        return Err(Error::invalid("resources.unified", "this node does not have cgroup v2"));
-    }
     put(&mut all, "unified", !unified.is_empty(), Value::Object(unified));
     Ok(all)
 }
 
-/// The files and values that change the limits of a group that exists, in an order in which the kernel takes them.
-///
-/// # Errors
-/// When a value can never be set.
-pub fn files(
-    wanted: &LinuxContainerResources,
-    host: &HostFacts,
-) -> Result<Vec<(&'static str, String)>, Error> {
-    check(wanted)?;
-    let mut files = Vec::new();
-    let mut add = |given: bool, file, value: String| {
-        if given {
-            files.push((file, value));
-        }
-    };
-    add(!wanted.cpuset_cpus.is_empty(), "cpuset.cpus", wanted.cpuset_cpus.clone());
-    add(!wanted.cpuset_mems.is_empty(), "cpuset.mems", wanted.cpuset_mems.clone());
-    let limit = wanted.memory_limit_in_bytes;
-    if host.cgroup_v2 {
-        add(wanted.cpu_shares != 0, "cpu.weight", cpu_weight(wanted.cpu_shares).to_string());
-        let quota = if wanted.cpu_quota < 0 { "max".to_owned() } else { wanted.cpu_quota.to_string() };
-        let period = if wanted.cpu_period == 0 { 100_000 } else { wanted.cpu_period };
-        add(wanted.cpu_quota != 0, "cpu.max", format!("{quota} {period}"));
-        let memory = if limit < 0 { "max".to_owned() } else { limit.to_string() };
-        add(limit != 0, "memory.max", memory);
-    } else {
-        add(wanted.cpu_shares != 0, "cpu.shares", wanted.cpu_shares.to_string());
-        add(wanted.cpu_period != 0, "cpu.cfs_period_us", wanted.cpu_period.to_string());
-        add(wanted.cpu_quota != 0, "cpu.cfs_quota_us", wanted.cpu_quota.to_string());
-        add(limit != 0, "memory.limit_in_bytes", limit.to_string());
+/// What `memory.swap.max` of cgroup v2 is to be, where CRI counts memory and swap together; nothing: it stays.
+pub(super) fn swap_alone(wanted: &LinuxContainerResources, host: &HostFacts) -> Option<String> {
+    let (limit, swap) = (wanted.memory_limit_in_bytes, wanted.memory_swap_limit_in_bytes);
+    match (swap, host.swap_limits) {
+        (0, _) | (_, false) => None,
+        (..0, true) => Some("max".to_owned()),
+        (1.., true) => Some((swap - limit.max(0)).to_string()),
     }
-    Ok(files)
 }
 
 /// cgroup v2's weight for v1's shares, so that one processor's 1024 shares become 100:
@@ -94,7 +80,7 @@ pub fn cpu_weight(shares: i64) -> i64 {
 }
 
 /// The bounds are the kernel's: what it would refuse, or silently make something else of, is refused here in words.
-fn check(wanted: &LinuxContainerResources) -> Result<(), Error> {
+pub(super) fn check(wanted: &LinuxContainerResources, host: &HostFacts) -> Result<(), Error> {
     let ranges = [
         ("resources.cpu_period", wanted.cpu_period, CPU_PERIOD),
         ("resources.cpu_quota", wanted.cpu_quota, CPU_QUOTA),
@@ -110,20 +96,19 @@ fn check(wanted: &LinuxContainerResources) -> Result<(), Error> {
         }
     }
     let (limit, swap) = (wanted.memory_limit_in_bytes, wanted.memory_swap_limit_in_bytes);
-    if limit > 0 && swap > 0 && swap < limit {
-        let reason = format!("{swap} is less than the memory limit of {limit}, which it includes");
+    if swap > 0 && (limit <= 0 || swap < limit) {
+        let limit = if limit <= 0 { "none".to_owned() } else { limit.to_string() };
+        let reason = format!("{swap} is less than the memory limit ({limit}), which it includes");
         return Err(Error::invalid("resources.memory_swap_limit_in_bytes", reason));
     }
     cpuset("resources.cpuset_cpus", &wanted.cpuset_cpus)?;
     cpuset("resources.cpuset_mems", &wanted.cpuset_mems)?;
-    for limit in &wanted.hugepage_limits {
-        hugepage_size(&limit.page_size)?;
-    }
-    if wanted.hugepage_limits.len() > MAX_HUGEPAGE_SIZES {
-        return Err(Error::invalid("resources.hugepage_limits", format!("more than {MAX_HUGEPAGE_SIZES}")));
-    }
+    hugepages(wanted, host)?;
     if wanted.unified.len() > MAX_UNIFIED {
         return Err(Error::invalid("resources.unified", format!("more than {MAX_UNIFIED}")));
+    }
+    if !wanted.unified.is_empty() && !host.cgroup_v2 {
+        return Err(Error::invalid("resources.unified", "this node does not have cgroup v2"));
     }
     wanted.unified.iter().try_for_each(|(key, value)| unified(key, value))
 }
@@ -132,12 +117,10 @@ fn check(wanted: &LinuxContainerResources) -> Result<(), Error> {
 const CPU_PERIOD: (i64, i64) = (1_000, 1_000_000);
 /// Microseconds; a larger one overflows in the kernel.
 const CPU_QUOTA: (i64, i64) = (1_000, (1 << 44) / 1_000);
-const CPU_SHARES: (i64, i64) = (2, 262_144);
+pub(super) const CPU_SHARES: (i64, i64) = (2, 262_144);
 /// Less than this does not hold the program that becomes the container's.
 const MEMORY: (i64, i64) = (512 * 1024, i64::MAX);
 const OOM_SCORE_ADJ: (i64, i64) = (-1000, 1000);
-/// No processor has as many page sizes.
-const MAX_HUGEPAGE_SIZES: usize = 16;
 const MAX_UNIFIED: usize = 128;
 const MAX_TEXT: usize = 4096;
 
@@ -147,15 +130,25 @@ fn cpuset(field: &'static str, text: &str) -> Result<(), Error> {
     if fits { Ok(()) } else { Err(Error::invalid(field, "is no list of numbers and ranges such as 0-3,8")) }
 }
 
-/// `2MB`, `1GB`: it becomes part of a file's name.
-fn hugepage_size(text: &str) -> Result<(), Error> {
-    let number = text.strip_suffix("KB").or(text.strip_suffix("MB")).or(text.strip_suffix("GB"));
-    let fits = number.is_some_and(|n| (1..=8).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_digit()));
-    if fits {
-        return Ok(());
+/// Sizes the node has: they become part of a file's name. A kubelet sends a limit of 0 for each of them, which no node
+/// without the controller need refuse; another limit cannot be kept there.
+fn hugepages(wanted: &LinuxContainerResources, host: &HostFacts) -> Result<(), Error> {
+    let mut seen = std::collections::BTreeSet::new();
+    for limit in &wanted.hugepage_limits {
+        let shown: String = limit.page_size.chars().take(32).collect();
+        if !host.hugepage_sizes.contains(&limit.page_size) {
+            let reason = format!("this node has no pages of {shown:?}, but {:?}", host.hugepage_sizes);
+            return Err(Error::invalid("resources.hugepage_limits.page_size", reason));
+        }
+        if !seen.insert(&limit.page_size) {
+            return Err(Error::invalid("resources.hugepage_limits", format!("{shown} twice")));
+        }
+        if limit.limit > 0 && host.hugetlb == Hugetlb::None {
+            let reason = "this node's cgroups have no controller hugetlb";
+            return Err(Error::invalid("resources.hugepage_limits", reason));
+        }
     }
-    let shown: String = text.chars().take(32).collect();
-    Err(Error::invalid("resources.hugepage_limits.page_size", format!("{shown:?} is no size such as 2MB")))
+    Ok(())
 }
 
 /// The key is a file of the container's cgroup: of a controller, and not of the group itself, whose processes, freezing
@@ -189,7 +182,7 @@ mod tests {
     use super::*;
 
     fn v1() -> HostFacts {
-        HostFacts { swap_limits: true, ..Default::default() }
+        HostFacts { swap_limits: true, hugepage_sizes: vec!["2MB".to_owned()], ..Default::default() }
     }
 
     fn v2() -> HostFacts {
@@ -221,13 +214,40 @@ mod tests {
         assert_eq!(old["memory"], json!({"limit": 1 << 26, "swap": 1 << 27}));
         let new = oci(&wanted(), &v2()).unwrap();
         assert_eq!(new["cpu"], json!({"period": 100_000, "quota": 50_000}));
-        assert_eq!(new["unified"], json!({"cpu.weight": "100"}));
+        assert_eq!(new["memory"], json!({"limit": 1 << 26}));
+        assert_eq!(new["unified"], json!({"cpu.weight": "100", "memory.swap.max": (1 << 26).to_string()}));
+    }
+
+    #[test]
+    fn no_swap_at_all_is_said_on_v2_and_the_requests_own_word_counts() {
+        let mut none = LinuxContainerResources { memory_swap_limit_in_bytes: 1 << 26, ..wanted() };
+        assert_eq!(oci(&none, &v2()).unwrap()["unified"]["memory.swap.max"], "0");
+        none.unified.insert("memory.swap.max".to_owned(), "7".to_owned());
+        assert_eq!(oci(&none, &v2()).unwrap()["unified"]["memory.swap.max"], "7");
+        let swap_only = LinuxContainerResources { memory_swap_limit_in_bytes: -1, ..Default::default() };
+        assert!(oci(&swap_only, &v1()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn huge_pages_are_limited_by_the_library_where_it_can_and_never_left_out() {
+        let limit = |size: &str, limit| LinuxContainerResources {
+            hugepage_limits: vec![pintle_cri_api::v1::HugepageLimit { page_size: size.to_owned(), limit }],
+            ..Default::default()
+        };
+        let with = |hugetlb, cgroup_v2| HostFacts { hugetlb, cgroup_v2, ..v1() };
+        let of = |hugetlb, cgroup_v2| oci(&limit("2MB", 4), &with(hugetlb, cgroup_v2));
+        assert!(of(Hugetlb::Unified, true).unwrap().contains_key("hugepageLimits"));
+        assert!(of(Hugetlb::Legacy, false).unwrap().contains_key("hugepageLimits"));
+        // By the engine itself: the library looks for a v1 hierarchy.
+        assert!(of(Hugetlb::Unified, false).unwrap().is_empty());
+        assert!(of(Hugetlb::None, false).is_err());
+        assert!(oci(&limit("2MB", 0), &with(Hugetlb::None, false)).unwrap().is_empty());
+        assert!(oci(&limit("3MB", 0), &with(Hugetlb::Unified, true)).is_err());
     }
 
     #[test]
     fn nothing_given_limits_nothing() {
         assert!(oci(&LinuxContainerResources::default(), &v2()).unwrap().is_empty());
-        assert!(files(&LinuxContainerResources::default(), &v1()).unwrap().is_empty());
     }
 
     #[test]
@@ -237,29 +257,22 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_written_to_the_files_of_the_nodes_version() {
-        assert!(files(&wanted(), &v2()).unwrap().contains(&("cpu.max", "50000 100000".to_owned())));
-        assert!(files(&wanted(), &v1()).unwrap().contains(&("cpu.cfs_quota_us", "50000".to_owned())));
-    }
-
-    #[test]
     fn what_the_kernel_would_refuse_or_overflow_on_is_refused_with_its_field() {
         type Change = fn(&mut LinuxContainerResources);
         let with = |change: Change| {
             let mut wanted = wanted();
             change(&mut wanted);
-            let errors = [oci(&wanted, &v2()).err(), files(&wanted, &v2()).err()];
-            assert_eq!(errors[0], errors[1]);
-            errors[0].as_ref().map(ToString::to_string)
+            oci(&wanted, &v2()).err().map(|error| error.to_string())
         };
         assert_eq!(with(|w| (w.cpu_quota, w.memory_swap_limit_in_bytes) = (-1, -1)), None);
         assert!(with(|w| w.memory_limit_in_bytes = i64::MAX).is_some_and(|text| text.contains("swap")));
-        let refused: [(Change, &str); 9] = [
+        let refused: [(Change, &str); 10] = [
             (|w| w.cpu_period = -1, "cpu_period"),
             (|w| w.cpu_quota = -2, "cpu_quota"),
             (|w| w.cpu_quota = i64::MAX, "cpu_quota"),
             (|w| w.cpu_shares = i64::MIN, "cpu_shares"),
             (|w| w.memory_limit_in_bytes = -2, "memory_limit"),
+            (|w| w.memory_limit_in_bytes = 0, "memory_swap_limit"),
             (|w| w.oom_score_adj = 1001, "oom_score_adj"),
             (|w| w.cpuset_cpus = "0\n1".to_owned(), "cpuset_cpus"),
             (|w| drop(w.unified.insert("../../cgroup.procs".to_owned(), "1".to_owned())), "unified"),

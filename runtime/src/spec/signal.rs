@@ -28,6 +28,14 @@ pub fn stop_signal(wanted: i32, image: &str) -> Result<i32, Error> {
     if image.is_empty() { Ok(SIGTERM) } else { parse(image) }
 }
 
+/// CRI's name of a signal's number, as a container's status has it.
+#[must_use]
+pub fn of_number(number: i32) -> Signal {
+    let all = (1..).map_while(|value| Signal::try_from(value).ok());
+    let mut named = all.filter(|signal| parse(signal.as_str_name()) == Ok(number));
+    named.next().unwrap_or(Signal::RuntimeDefault)
+}
+
 fn parse(text: &str) -> Result<i32, Error> {
     let unknown = || Error::invalid("stop_signal", format!("there is no signal {text:?}"));
     if let Ok(number) = text.parse::<i32>() {
@@ -114,9 +122,13 @@ mod tests {
 
     #[test]
     fn every_signal_of_cri_has_a_number() {
-        for number in 1..=65 {
-            assert!(stop_signal(number, "").is_ok(), "{number}");
+        for value in 1..=65 {
+            let number = stop_signal(value, "").unwrap();
+            let signal = of_number(number);
+            assert_eq!(stop_signal(signal.into(), "").unwrap(), number, "{signal:?}");
         }
+        assert_eq!(of_number(SIGTERM), Signal::Sigterm);
+        assert_eq!(of_number(0), Signal::RuntimeDefault);
         assert!(stop_signal(66, "").is_err());
     }
 }

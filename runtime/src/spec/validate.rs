@@ -32,6 +32,11 @@ pub fn sandbox(config: &PodSandboxConfig) -> Result<(), Error> {
             format!("{parent:?} leads out of the cgroup tree"),
         ));
     }
+    if parent.trim_end_matches('/').ends_with(".slice") {
+        let reason =
+            format!("{parent:?} is a slice of systemd's; the cgroup driver here is cgroupfs: name a path");
+        return Err(Error::invalid("linux.cgroup_parent", reason));
+    }
     if let Some(mapping) = config.port_mappings.iter().find(|mapping| mapping.host_port != 0) {
         let reason =
             format!("host port {} is asked for, and host ports are not supported yet", mapping.host_port);
@@ -152,7 +157,7 @@ mod tests {
                 LinuxPodSandboxConfig { cgroup_parent: cgroup_parent.to_owned(), ..Default::default() };
             sandbox(&PodSandboxConfig { linux: Some(linux), ..pod() })
         };
-        for hostile in ["/../../x", "..", "/a/./b", "/a\n"] {
+        for hostile in ["/../../x", "..", "/a/./b", "/a\n", "kubepods-podu1.slice", "/kubepods.slice"] {
             assert!(matches!(with(hostile), Err(Error::Invalid { .. })), "{hostile:?}");
         }
         for good in ["", "/kubepods/besteffort/podu1", "/a..b"] {

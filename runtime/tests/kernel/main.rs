@@ -17,4 +17,5 @@ mod exec;
 mod hostile_requests;
 mod isolation;
 mod pods;
+mod resources;
 mod socket;
