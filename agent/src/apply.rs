@@ -141,8 +141,10 @@ async fn prepare(tools: &Tools, target: &Target) -> Result<(), Failed> {
 
 async fn pull(tools: &Tools, image: &str) -> Result<(), Failed> {
     info!(image, "pulling the image");
-    let reason = |status: &Status| {
-        if status.code() == Code::InvalidArgument { "InvalidImageName" } else { "ErrImagePull" }
+    let reason = |status: &Status| match status.message().split(':').next() {
+        Some("SignatureValidationFailed") => "SignatureValidationFailed",
+        _ if status.code() == Code::InvalidArgument => "InvalidImageName",
+        _ => "ErrImagePull",
     };
     let pulled = tools.runtime.pull_image(image).await;
     let id = pulled.map_err(|status| Failed::new(reason(&status), status.message()))?;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use pintle_runtime::ImageSettings;
 use serde::{Deserialize, Deserializer};
 
 /// Where the configuration is when nobody says otherwise; it need not exist there.
@@ -79,6 +80,13 @@ pub(crate) struct ConfigFile {
     #[serde(rename = "podCIDR", alias = "podCidr")]
     pod_cidr: Option<String>,
     registry_config_dir: Option<PathBuf>,
+    registry_auth_file: Option<PathBuf>,
+    image_credential_provider_config: Option<PathBuf>,
+    image_credential_provider_bin_dir: Option<PathBuf>,
+    image_signature_policy: Option<PathBuf>,
+    image_signature_verifier: Option<PathBuf>,
+    image_pull_progress_deadline: Option<Span>,
+    pinned_images: Vec<String>,
     #[serde(rename = "clusterDNS")]
     cluster_dns: Vec<String>,
     cluster_domain: Option<String>,
@@ -125,8 +133,30 @@ pub(crate) struct Flags {
     pub(crate) pod_cidr: Option<String>,
     /// `--registry-config`.
     pub(crate) registry_config: Option<PathBuf>,
+    /// The flags about images.
+    pub(crate) images: ImageFlags,
     /// `--log-level`.
     pub(crate) log_level: Option<String>,
+}
+
+/// How images are come by, besides where registries are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
+pub(crate) struct ImageFlags {
+    /// Credentials for registries: a file such as docker's config.json
+    #[arg(long = "registry-auth-file", value_name = "FILE")]
+    pub(crate) auth_file: Option<PathBuf>,
+    /// The kubelet's CredentialProviderConfig
+    #[arg(long = "image-credential-provider-config", value_name = "FILE")]
+    pub(crate) provider_config: Option<PathBuf>,
+    /// The directory of the programs it names
+    #[arg(long = "image-credential-provider-bin-dir", value_name = "DIR")]
+    pub(crate) provider_programs: Option<PathBuf>,
+    /// Which images may be pulled, as in containers-policy.json
+    #[arg(long = "image-signature-policy", value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+    /// The program that verifies the signatures it asks for
+    #[arg(long = "image-signature-verifier", value_name = "PROGRAM")]
+    pub(crate) verifier: Option<PathBuf>,
 }
 
 /// Everything a daemon is told, checked.
@@ -162,6 +192,8 @@ pub(crate) struct Settings {
     pub(crate) pod_cidr: Option<String>,
     /// Registries' configuration.
     pub(crate) registry_config: Option<PathBuf>,
+    /// How images are come by.
+    pub(crate) images: ImageSettings,
     /// Name servers for `ClusterFirst`.
     pub(crate) cluster_dns: Vec<String>,
     /// The cluster's domain.
@@ -276,6 +308,21 @@ pub(crate) fn settle(file: ConfigFile, flags: Flags, origin: &str) -> Result<Set
         pull: back_off(&file.image_pull_back_off).map_err(|r| invalid("imagePullBackOff", &r))?,
         pod_cidr: flags.pod_cidr.or(file.pod_cidr),
         registry_config: flags.registry_config.or(file.registry_config_dir),
+        images: ImageSettings {
+            auth_file: flags.images.auth_file.or(file.registry_auth_file),
+            credential_providers: flags.images.provider_config.or(file.image_credential_provider_config),
+            credential_provider_programs: flags
+                .images
+                .provider_programs
+                .or(file.image_credential_provider_bin_dir),
+            policy: flags.images.policy.or(file.image_signature_policy),
+            verifier: flags.images.verifier.or(file.image_signature_verifier),
+            pinned: file.pinned_images,
+            progress_deadline: Some(
+                positive(file.image_pull_progress_deadline, 60)
+                    .map_err(|r| invalid("imagePullProgressDeadline", &r))?,
+            ),
+        },
         cluster_dns: file.cluster_dns,
         cluster_domain: file.cluster_domain.unwrap_or_else(|| "cluster.local".into()),
         cgroup_root: cgroup_root(file.cgroup_root, &state).map_err(|r| invalid("cgroupRoot", &r))?,

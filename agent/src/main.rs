@@ -99,6 +99,8 @@ struct DaemonArgs {
     /// Registries, in containerd's hosts.toml layout
     #[arg(long, value_name = "DIR")]
     registry_config: Option<PathBuf>,
+    #[command(flatten)]
+    images: config::ImageFlags,
     /// error, warn, info, debug or trace [default: info]; RUST_LOG wins
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -161,6 +163,7 @@ impl DaemonArgs {
             listen: self.listen.clone(),
             pod_cidr: self.pod_cidr.clone(),
             registry_config: self.registry_config.clone(),
+            images: self.images.clone(),
             log_level: self.log_level.clone(),
             ..Flags::default()
         }

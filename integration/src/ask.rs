@@ -55,6 +55,29 @@ pub fn heap_in_use(endpoint: &str) -> Result<u64, String> {
     info["heapInUse"].as_u64().ok_or_else(|| format!("no heap in {info}"))
 }
 
+/// How many bytes and inodes images occupy.
+///
+/// # Errors
+/// In words, when the engine does not answer.
+pub fn image_fs(endpoint: &str) -> Result<(u64, u64), String> {
+    let info = async |channel| {
+        pintle_cri_api::image_client(channel).image_fs_info(v1::ImageFsInfoRequest::default()).await
+    };
+    let usage = ask(endpoint, info)?.image_filesystems.into_iter().next().unwrap_or_default();
+    Ok((usage.used_bytes.unwrap_or_default().value, usage.inodes_used.unwrap_or_default().value))
+}
+
+/// Removes an image, whether it is there or not.
+///
+/// # Errors
+/// In words, when the engine refuses.
+pub fn remove_image(endpoint: &str, name: &str) -> Result<(), String> {
+    let spec = v1::ImageSpec { image: name.to_owned(), ..v1::ImageSpec::default() };
+    let request = v1::RemoveImageRequest { image: Some(spec) };
+    let remove = async |channel| pintle_cri_api::image_client(channel).remove_image(request).await;
+    ask(endpoint, remove).map(drop)
+}
+
 fn ask<T>(
     endpoint: &str,
     question: impl AsyncFnOnce(Channel) -> Result<tonic::Response<T>, tonic::Status>,

@@ -7,7 +7,7 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test harness fails by panicking")]
 
-mod ask;
+pub mod ask;
 mod disk;
 mod host;
 mod hostile_image;

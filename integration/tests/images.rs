@@ -1,9 +1,11 @@
-//! Checklist row R10: an image pushed to a registry is pulled by the node, by tag and by digest, with a password.
+//! Checklist rows R10 and K23: an image pushed to a registry is pulled by the node, by tag and by digest, with a password, and
+//! CRI's calls about images tell the truth about it.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-use pintle_integration::{Manifest, Node, image_archive, wait_until};
+use pintle_integration::{Manifest, Node, ask, image_archive, wait_until};
+use serde_json::Value;
 
 /// Debian's registry with a password, on the loopback of the node's network namespace.
 struct Registry(Child);
@@ -103,5 +105,115 @@ fn r10_an_image_is_pulled_from_a_registry_by_tag_and_by_digest_with_a_password()
     node.wait_gone("digest");
     node.manifest("again.yaml", &pod("again", &pinned));
     node.wait_ready("again");
+    node.finish();
+}
+
+/// Pushes one of two images that differ, and returns its digest.
+fn push(node: &Node, which: &str, name: &str) -> String {
+    let layout = node.path("layout");
+    if !layout.exists() {
+        let archive = format!("docker-archive:{}", image_archive().display());
+        let first = format!("oci:{}:first", layout.display());
+        node.in_netns("skopeo", &["copy", "--quiet", "--insecure-policy", &archive, &first]);
+        let first = format!("{}:first", layout.display());
+        node.in_netns(
+            "umoci",
+            &["config", "--image", &first, "--tag", "second", "--config.label", "is=second"],
+        );
+    }
+    let (from, digest) = (format!("oci:{}:{which}", layout.display()), node.path("digest"));
+    let to = format!("docker://{}/{name}", Registry::HOST);
+    let file = digest.to_string_lossy().into_owned();
+    let options = ["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false", "--digestfile", &file];
+    let command: Vec<_> = options.into_iter().chain(["--dest-creds=kay:open-sesame", &from, &to]).collect();
+    node.in_netns("skopeo", &command);
+    fs::read_to_string(&digest).expect("a digest").trim().to_owned()
+}
+
+fn inspected(node: &Node, name: &str) -> Value {
+    let text = node.pintle(&["inspecti", name]);
+    serde_json::from_str::<Value>(&text).expect("JSON")["status"].clone()
+}
+
+fn names(image: &Value, field: &str) -> Vec<String> {
+    let all = image[field].as_array().expect("a list");
+    all.iter().map(|name| name.as_str().expect("a name").to_owned()).collect()
+}
+
+#[test]
+fn k23_cris_calls_about_images_tell_the_truth_and_the_log_no_password() {
+    let mut node = Node::prepare();
+    let auth = node.path("auth.json");
+    // kay:open-sesame
+    let secret = "a2F5Om9wZW4tc2VzYW1l";
+    let file = serde_json::json!({"auths": {Registry::HOST: {"auth": secret}}});
+    fs::write(&auth, file.to_string()).expect("a file can be written");
+    let pinned = format!("{}/kept*", Registry::HOST);
+    node.set_config(&format!(
+        "registryAuthFile: {}\npinnedImages: ['{pinned}']\nlogLevel: trace\n",
+        auth.display()
+    ));
+    node.start_agent();
+    let registry = Registry::start(&node);
+    let name = |rest: &str| format!("{}/{rest}", Registry::HOST);
+    let first = push(&node, "first", "demo:1");
+    push(&node, "first", "demo:2");
+    push(&node, "first", "kept:1");
+
+    // PullImage without credentials of the caller's: the node has some. Three names, one image.
+    for tag in ["demo:1", "demo:2", "kept:1"] {
+        node.pintle(&["pull", &name(tag)]);
+    }
+    let image = inspected(&node, &name("demo:1"));
+    let id = image["id"].as_str().expect("an id").to_owned();
+    assert_eq!(names(&image, "repoTags"), [name("demo:1"), name("demo:2"), name("kept:1")]);
+    assert_eq!(
+        names(&image, "repoDigests"),
+        [name(&format!("demo@{first}")), name(&format!("kept@{first}"))]
+    );
+    assert_eq!(image["pinned"], true);
+    let short = &id["sha256:".len()..][..12];
+    for same in [&name(&format!("demo@{first}")), &name(&format!("demo:1@{first}")), &id, short] {
+        assert_eq!(inspected(&node, same)["id"], id.as_str(), "{same}");
+    }
+    let listed = node.pintle(&["images", "-q", "--no-trunc"]);
+    assert_eq!(listed.lines().filter(|line| *line == id).count(), 1, "{listed}");
+
+    // Another image takes a tag; the old one keeps the rest and its digest.
+    let second = push(&node, "second", "demo:1");
+    node.pintle(&["pull", &name("demo:1")]);
+    let (old, new) = (inspected(&node, &name("demo:2")), inspected(&node, &name("demo:1")));
+    assert_eq!((old["id"].as_str(), names(&old, "repoTags").len()), (Some(id.as_str()), 2));
+    assert!(names(&old, "repoDigests").contains(&name(&format!("demo@{first}"))), "{old}");
+    assert_eq!(names(&new, "repoTags"), [name("demo:1")]);
+    assert_eq!(names(&new, "repoDigests"), [name(&format!("demo@{second}"))]);
+    assert!(!new["pinned"].as_bool().unwrap_or_default(), "{new}");
+
+    // The store is sound, and what is exported is read by others.
+    let verified = node.pintle(&["image", "verify"]);
+    assert!(verified.starts_with("Looked at 2 images: "), "{verified}");
+    let archive = node.path("export.tar");
+    node.pintle(&["export", "-o", &archive.to_string_lossy(), &name("demo:1")]);
+    let source = format!("docker-archive:{}:{}", archive.display(), name("demo:1"));
+    let config = node.in_netns("skopeo", &["inspect", "--config", &source]);
+    assert!(config.contains("second"), "{config}");
+
+    // ImageFsInfo, and RemoveImage by a short id, which takes all names and is fine a second time.
+    let (bytes, inodes) = ask::image_fs(&node.endpoint()).expect("an answer");
+    assert!(bytes > 1 << 20 && inodes > 10, "{bytes} {inodes}");
+    node.pintle(&["rmi", short]);
+    let gone = node.try_pintle(&["inspecti", &name("demo:2")]);
+    assert!(!gone.status.success());
+    node.pintle(&["rmi", &name("demo:1")]);
+    for name in [short, &id, &name("demo:1"), &name(&format!("demo@{second}"))] {
+        ask::remove_image(&node.endpoint(), name).expect("removing what is gone is fine");
+    }
+    let (left, _) = ask::image_fs(&node.endpoint()).expect("an answer");
+    assert!(left < bytes, "{left} of {bytes} are left");
+
+    let log = fs::read_to_string(node.path("agent.log")).expect("a log");
+    assert!(log.contains("TRACE") || log.contains("DEBUG"), "it logs everything");
+    assert!(!log.contains("open-sesame") && !log.contains(secret), "a password is in the log");
+    drop(registry);
     node.finish();
 }

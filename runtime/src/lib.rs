@@ -21,6 +21,7 @@ pub mod waterfall;
 pub use engine::{
     Engine,
     error::{Error, Result},
+    image_settings::ImageSettings,
     layout::{EngineConfig, Layout, default_shim},
     serve::bind,
     view::EventStream,

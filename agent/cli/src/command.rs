@@ -32,13 +32,15 @@ pub enum Command {
     Pods(verbs::pods::PodsArgs),
     /// List containers
     Ps(verbs::ps::PsArgs),
-    /// List images
+    /// List images; `image verify` checks the store
     #[command(visible_aliases = ["image", "img"])]
     Images(verbs::images::ImagesArgs),
     /// Pull an image from its registry
     Pull(verbs::pull::PullArgs),
     /// Take images from an archive (OCI layout or docker save, also compressed)
     Import(verbs::import::ImportArgs),
+    /// Write images into an archive for skopeo, docker load, ctr or pintle import
+    Export(verbs::export::ExportArgs),
     /// Remove images
     Rmi(verbs::rmi::RmiArgs),
     /// Run a new pod sandbox
@@ -109,6 +111,7 @@ async fn dispatch(command: Command, session: &Session, io: &mut Io<'_>) -> Resul
         Command::Images(args) => verbs::images::run(args, session, io).await,
         Command::Pull(args) => verbs::pull::run(args, session, io).await,
         Command::Import(args) => verbs::import::run(args, session, io).await,
+        Command::Export(args) => verbs::export::run(args, session, io).await,
         Command::Rmi(args) => verbs::rmi::run(args, session, io).await,
         Command::Runp(args) => verbs::runp::run(args, session, io).await,
         Command::Stopp(args) => verbs::stopp::run(args, session, io).await,

@@ -72,6 +72,14 @@ pub enum CliError {
     },
     #[error("{}: {reason}", path.display())]
     Config { path: PathBuf, reason: String },
+    #[error("cannot write {}", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the image store is damaged in {damages} places")]
+    Damaged { damages: usize },
     #[error("{flag}: {reason}")]
     Argument { flag: &'static str, reason: String },
     #[error("the runtime at {endpoint} is not Pintle: it cannot {what}")]
@@ -108,7 +116,14 @@ impl CliError {
                 noun: Some(Noun::RemoteImage),
                 ..
             } => "--creds USER:PASSWORD logs in at the registry",
-            Self::Call { code: Code::Unavailable, noun: Some(Noun::RemoteImage), .. } => {
+            Self::Call { code: Code::Unknown, noun: Some(Noun::RemoteImage), message, .. }
+                if message.starts_with("SignatureValidationFailed") =>
+            {
+                "the runtime's --image-signature-policy says which images may be pulled"
+            }
+            Self::Call { code, noun: Some(Noun::RemoteImage), message, .. }
+                if *code == Code::Unavailable || message.starts_with("RegistryUnavailable") =>
+            {
                 "is the registry's name right, and is it up? mirrors and http are set in the runtime's --registry-config"
             }
             Self::Call { code: Code::Unavailable, .. } => "did the runtime stop? look at its log",
@@ -134,6 +149,8 @@ impl CliError {
             Self::Connect(_)
             | Self::Call { .. }
             | Self::Read { .. }
+            | Self::Write { .. }
+            | Self::Damaged { .. }
             | Self::Config { .. }
             | Self::Argument { .. }
             | Self::Answer { .. }

@@ -8,9 +8,9 @@ use clap::Parser;
 use pintle_cli::{Cli, CliError, Io, run_to};
 use pintle_cri_api::{
     ext::{
-        Chunk, ExplainRequest, ExplainResponse, ImportEvent, ImportFailure, ImportedImage, PodsRequest,
-        PodsResponse, Progress, PullEvent, PullRequest, agent_server::Agent, images_server::Images,
-        import_event, pull_event,
+        Chunk, Damage, ExplainRequest, ExplainResponse, ExportRequest, ImportEvent, ImportFailure,
+        ImportedImage, PodsRequest, PodsResponse, Progress, PullEvent, PullRequest, Verified, VerifyEvent,
+        VerifyRequest, agent_server::Agent, images_server::Images, import_event, pull_event, verify_event,
     },
     ext_agent_server, ext_images_server,
 };
@@ -26,6 +26,8 @@ type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Images for Fake {
     type ImportStream = Events<ImportEvent>;
     type PullStream = Events<PullEvent>;
+    type ExportStream = Events<Chunk>;
+    type VerifyStream = Events<VerifyEvent>;
 
     async fn import(
         &self,
@@ -65,6 +67,29 @@ impl Images for Fake {
             pull_event::Event::ImageRef(format!("sha256:{}", request.image)),
         ];
         let events = events.map(|event| Ok(PullEvent { event: Some(event) }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(events))))
+    }
+
+    /// An archive is its images' names; one that is called broken ends in the middle.
+    async fn export(&self, request: Request<ExportRequest>) -> Result<Response<Self::ExportStream>, Status> {
+        let chunks = request.into_inner().images.into_iter().map(|name| match name.as_str() {
+            "broken" => Err(Status::unknown("blob sha256:aa is corrupt")),
+            _ => Ok(Chunk { options: None, data: name.into_bytes().into() }),
+        });
+        Ok(Response::new(Box::pin(tokio_stream::iter(chunks.collect::<Vec<_>>()))))
+    }
+
+    async fn verify(&self, _: Request<VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
+        let damage = Damage {
+            what: "blob sha256:aa".into(),
+            reason: "it is missing".into(),
+            images: vec!["web:1".into(), "db:1".into()],
+        };
+        let events = [
+            verify_event::Event::Damage(damage),
+            verify_event::Event::Verified(Verified { images: 2, blobs: 5, bytes: 1_500_000, layers: 3 }),
+        ];
+        let events = events.map(|event| Ok(VerifyEvent { event: Some(event) }));
         Ok(Response::new(Box::pin(tokio_stream::iter(events))))
     }
 }
@@ -160,4 +185,31 @@ async fn pods_are_listed_as_kubectl_does() {
     assert!(matches!(result, Err(CliError::NotFound { .. })));
     let (out, _, _) = pintle(&socket, &["get", "po", "-A", "-o", "json"]).await;
     assert!(out.contains("\"kind\": \"PodList\""), "{out}");
+}
+
+#[tokio::test]
+async fn an_exported_archive_gets_its_name_when_it_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = serve(dir.path()).await;
+    let file = dir.path().join("a.tar");
+    let file_name = file.to_str().unwrap();
+    let (_, _, result) = pintle(&socket, &["export", "-o", file_name, "one", "broken"]).await;
+    let error = result.unwrap_err().to_string();
+    assert_eq!(error, "cannot export one, broken: blob sha256:aa is corrupt");
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["pintle.sock"]);
+    pintle(&socket, &["export", "-o", file_name, "one", "two"]).await.2.unwrap();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "onetwo");
+}
+
+#[tokio::test]
+async fn damage_is_told_with_what_mends_it_and_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = serve(dir.path()).await;
+    let (out, _, result) = pintle(&socket, &["image", "verify"]).await;
+    let expected = "blob sha256:aa: it is missing\n  needed by web:1, db:1\n\
+                    To mend it: pintle rmi db:1 && pintle pull db:1\nTo mend it: pintle rmi web:1 && pintle pull web:1\n\
+                    Looked at 2 images: 5 blobs (1.5MB), 3 unpacked layers\n";
+    assert_eq!(out, expected);
+    assert_eq!(result.unwrap_err().to_string(), "the image store is damaged in 1 places");
 }

@@ -20,6 +20,12 @@ pub enum Error {
     /// The registry refused the credentials, or wants some.
     #[error("not authorized to pull {image} from {host}: {reason}")]
     Unauthorized { image: String, host: String, reason: String },
+    /// A source of credentials failed.
+    #[error("{from} gives no credentials: {reason}")]
+    Credentials { from: String, reason: String },
+    /// The signature policy does not allow the image, or could not be asked.
+    #[error("the signature policy refuses {image}: {reason}")]
+    Refused { image: String, reason: String },
     /// The image is held by snapshots.
     #[error("image {image} is in use by {}", .by.join(", "))]
     InUse { image: String, by: Vec<String> },
@@ -83,6 +89,8 @@ impl Error {
             Self::InvalidName { .. }
             | Self::NotFound { .. }
             | Self::Unauthorized { .. }
+            | Self::Credentials { .. }
+            | Self::Refused { .. }
             | Self::InUse { .. }
             | Self::Corrupt { .. }
             | Self::TooLarge { .. }
@@ -93,6 +101,11 @@ impl Error {
             | Self::Full { .. }
             | Self::Io { .. } => false,
         }
+    }
+
+    /// Whether the registry, or the way to it, is what failed.
+    pub fn is_registry_unavailable(&self) -> bool {
+        matches!(self, Self::Network { .. } | Self::Registry { .. }) && self.is_retryable()
     }
 
     /// Tidying up that failed because the file system has become read-only is left for another start: what runs from the

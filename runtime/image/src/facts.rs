@@ -3,6 +3,8 @@
 //! In: the descriptor of a manifest or index in the content store. Out: [`Facts`]: id, configuration, layers, blobs. Immutable,
 //! since content never changes under its digest.
 
+use std::collections::BTreeMap;
+
 use oci_spec::image::ImageConfiguration;
 
 use crate::content::Content;
@@ -24,6 +26,7 @@ pub(crate) struct Facts {
     pub(crate) chain_ids: Vec<Digest>,
     /// Every blob the image needs.
     pub(crate) blobs: Vec<Digest>,
+    annotations: BTreeMap<String, String>,
     size: u64,
 }
 
@@ -70,6 +73,7 @@ impl Facts {
             diff_ids: checked.diff_ids,
             layers: manifest.layers,
             blobs,
+            annotations: within(limits::ANNOTATION_BYTES, manifest.annotations.unwrap_or_default()),
             size: documents_size + bytes.len() as u64 + layers_size,
         })
     }
@@ -93,8 +97,19 @@ impl Facts {
             size: self.size,
             config: self.config.clone(),
             chain_ids: self.chain_ids.iter().map(ToString::to_string).collect(),
+            annotations: self.annotations.clone(),
         }
     }
+}
+
+/// As many annotations, in their order, as there is room for: a list of all images carries them.
+fn within(mut room: usize, annotations: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let fits = |(key, value): &(String, String)| {
+        let left = room.checked_sub(key.len() + value.len());
+        room = left.unwrap_or_default();
+        left.is_some()
+    };
+    annotations.into_iter().take_while(fits).collect()
 }
 
 /// Where each layer belongs, lowest first.

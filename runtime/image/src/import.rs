@@ -33,6 +33,9 @@ pub(crate) fn import(
     archive: impl Read,
     opts: &ImportOptions,
 ) -> Result<Vec<Image>, Error> {
+    if let Some(policy) = &opts.policy {
+        policy.check_import()?;
+    }
     let tag = opts.tag.as_deref().map(Reference::parse).transpose()?;
     let busy = store.busy();
     let result = Spool::read(&store.content, archive).and_then(|mut spool| {
@@ -226,6 +229,7 @@ impl<'a> Spool<'a> {
                 .iter()
                 .map(|path| describe(self, path, OCI_LAYER))
                 .collect::<Result<_, _>>()?,
+            annotations: None,
         };
         let json = serde_json::to_vec(&manifest).map_err(|e| Error::corrupt("archive", e.to_string()))?;
         let digest = self.content.put(&json)?;

@@ -20,7 +20,7 @@ pub(crate) const IMAGE_NAME: &str = "io.containerd.image.name";
 #[derive(Debug, Clone)]
 pub(crate) struct IndexEntry {
     pub(crate) name: Option<String>,
-    /// Of the manifest or index the name stands for.
+    /// Of the manifest or index the name stands for; its annotations are those the image was asked for with.
     pub(crate) descriptor: Descriptor,
 }
 
@@ -63,10 +63,10 @@ impl Index {
         let mut entries = self.entries.clone();
         let moved = entries.iter_mut().filter(|e| e.name.as_ref().is_some_and(|n| names.contains(n)));
         moved.for_each(|entry| entry.name = None);
-        let bare = Descriptor { annotations: None, ..descriptor.clone() };
-        entries.extend(names.iter().map(|n| IndexEntry { name: Some(n.clone()), descriptor: bare.clone() }));
+        let named = |name| IndexEntry { name, descriptor: descriptor.clone() };
+        entries.extend(names.iter().map(|name| named(Some(name.clone()))));
         if names.is_empty() {
-            entries.push(IndexEntry { name: None, descriptor: bare });
+            entries.push(named(None));
         }
         self.replace(entries)
     }
@@ -114,8 +114,10 @@ fn without_superfluous(entries: Vec<IndexEntry>) -> Vec<IndexEntry> {
 
 impl IndexEntry {
     fn read(mut descriptor: Descriptor) -> Self {
-        let annotations = descriptor.annotations.take().unwrap_or_default();
-        Self { name: annotations.get(IMAGE_NAME).or_else(|| annotations.get(REF_NAME)).cloned(), descriptor }
+        let mut annotations = descriptor.annotations.take().unwrap_or_default();
+        let (name, reference) = (annotations.remove(IMAGE_NAME), annotations.remove(REF_NAME));
+        descriptor.annotations = Some(annotations).filter(|left| !left.is_empty());
+        Self { name: name.or(reference), descriptor }
     }
 
     fn written(&self) -> Descriptor {
@@ -123,7 +125,8 @@ impl IndexEntry {
             .name
             .iter()
             .flat_map(|name| [REF_NAME, IMAGE_NAME].map(|key| (key.to_owned(), name.clone())));
-        let annotations: BTreeMap<_, _> = names.collect();
+        let own = self.descriptor.annotations.clone().unwrap_or_default();
+        let annotations: BTreeMap<_, _> = own.into_iter().chain(names).collect();
         Descriptor {
             annotations: (!annotations.is_empty()).then_some(annotations),
             ..self.descriptor.clone()
@@ -143,6 +146,21 @@ mod tests {
             annotations: None,
             platform: None,
         }
+    }
+
+    #[test]
+    fn annotations_stay_with_their_entry_and_never_name_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index.json");
+        let mut index = Index::open(path.clone()).unwrap();
+        let given = [("team", "a"), (IMAGE_NAME, "evil:1")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let annotations = Some(given.into_iter().collect());
+        index.add(&["a:1".into()], &Descriptor { annotations, ..descriptor("x") }).unwrap();
+        let index = Index::open(path).unwrap();
+        let entry = &index.entries()[0];
+        assert_eq!(entry.name.as_deref(), Some("a:1"));
+        let kept: Vec<_> = entry.descriptor.annotations.clone().unwrap().into_iter().collect();
+        assert_eq!(kept, [("team".to_owned(), "a".to_owned())]);
     }
 
     #[test]

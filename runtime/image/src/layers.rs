@@ -70,7 +70,7 @@ impl Layers {
 
     /// Gives a staged layer its name. The layers below must be there already. A layer that is there wins.
     pub(crate) fn commit(&self, staging: &Staging, place: &Place, unpacked: &Unpacked) -> Result<(), Error> {
-        self.inherit_attributes(staging, place, &unpacked.implied)?;
+        self.inherit(staging, place, unpacked)?;
         let record =
             LayerRecord { diff_id: place.diff_id.clone(), bytes: unpacked.bytes, inodes: unpacked.inodes };
         let record_path = staging.dir.join("layer.json");
@@ -84,7 +84,8 @@ impl Layers {
     }
 
     /// Directories the archive did not describe would otherwise hide the lower layers' mode and owner (`/tmp`'s sticky bit).
-    fn inherit_attributes(&self, staging: &Staging, place: &Place, implied: &[Vec<u8>]) -> Result<(), Error> {
+    pub(crate) fn inherit(&self, staging: &Staging, place: &Place, unpacked: &Unpacked) -> Result<(), Error> {
+        let implied = &unpacked.implied;
         if implied.is_empty() || place.below.is_empty() {
             return Ok(());
         }

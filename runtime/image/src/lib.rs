@@ -4,11 +4,16 @@
 //! it owns `images/` (OCI image layout), `layers/<chain id>/` and `snapshots/<key>/`. It has no long-lived tasks. It does not
 //! know containers, pods or CRI; a snapshot's key is just a name, and holding a snapshot is the lease on its image.
 
+mod challenge;
 mod compression;
 mod content;
+mod credentials;
 mod digest;
+mod download;
 mod error;
+mod export;
 mod facts;
+mod go_duration;
 mod hosts;
 mod import;
 mod index;
@@ -20,6 +25,8 @@ mod layers;
 mod limits;
 mod manifest;
 mod overlay;
+mod policy;
+mod program;
 mod progress;
 mod pull;
 mod read_ahead;
@@ -27,19 +34,26 @@ mod reference;
 mod registry;
 mod registry_auth;
 pub mod resolve;
+mod rewrite;
 mod snapshots;
 mod store;
 mod tar_stream;
 mod tree;
+mod tree_compare;
 mod unpack;
+mod verify;
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use credentials::{Keyring, KeyringConfig};
 pub use error::Error;
 pub use inspect::{Inspection, discard, inspect};
+pub use policy::Policy;
 pub use progress::Progress;
+pub use verify::{Damage, Verification};
 
 /// Credentials for a registry.
 #[derive(Clone, PartialEq, Eq)]
@@ -48,6 +62,8 @@ pub enum Auth {
     Basic { username: String, password: String },
     /// A bearer token for the registry itself (CRI's `registry_token`).
     Token(String),
+    /// A token that a token server exchanges for bearer tokens (CRI's `identity_token`, OAuth2's refresh token).
+    Identity(String),
 }
 
 impl std::fmt::Debug for Auth {
@@ -55,6 +71,7 @@ impl std::fmt::Debug for Auth {
         match self {
             Self::Basic { username, .. } => write!(f, "Basic({username}, …)"),
             Self::Token(_) => write!(f, "Token(…)"),
+            Self::Identity(_) => write!(f, "Identity(…)"),
         }
     }
 }
@@ -63,6 +80,16 @@ impl std::fmt::Debug for Auth {
 #[derive(Debug, Clone, Default)]
 pub struct PullOptions {
     pub auth: Option<Auth>,
+    /// Kept with the image.
+    pub annotations: BTreeMap<String, String>,
+    /// The host these credentials are for, as docker or CRI name it; absent: the registry of the image.
+    pub auth_server: Option<String>,
+    /// Credentials for whom `auth` does not serve.
+    pub keyring: Option<Arc<Keyring>>,
+    /// Which images may be taken; absent: all.
+    pub policy: Option<Policy>,
+    /// The longest silence in the middle of an answer before the connection counts as broken; absent: a minute.
+    pub progress_deadline: Option<std::time::Duration>,
     /// Directory in containerd's `hosts.toml` layout.
     pub registry_config: Option<PathBuf>,
     pub progress: Option<Arc<dyn Progress>>,
@@ -73,6 +100,8 @@ pub struct PullOptions {
 pub struct ImportOptions {
     /// Name for the image instead of the names in the archive, which must then hold exactly one image.
     pub tag: Option<String>,
+    /// Which images may be taken; absent: all.
+    pub policy: Option<Policy>,
     pub progress: Option<Arc<dyn Progress>>,
 }
 
@@ -90,6 +119,8 @@ pub struct Image {
     pub config: oci_spec::image::ImageConfiguration,
     /// Chain ids of the layers, lowest first.
     pub chain_ids: Vec<String>,
+    /// The manifest's, and those the image was pulled with, which count more.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A root file system made from an image for one key.
@@ -144,6 +175,22 @@ impl ImageStore {
     #[expect(clippy::needless_pass_by_value, reason = "options are given away, as with pull")]
     pub fn import(&self, archive: impl Read, opts: ImportOptions) -> Result<Vec<Image>, Error> {
         import::import(&self.store, archive, &opts)
+    }
+
+    /// Writes the images with these names or ids into an archive that `import`, skopeo, `docker load` and `ctr import` read.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Corrupt`] if a blob is not what it should be. What was written then is no archive.
+    pub fn export(&self, names: &[String], to: impl std::io::Write) -> Result<(), Error> {
+        export::export(&self.store, names, to)
+    }
+
+    /// Holds every blob against its digest, and every unpacked layer against its blob. Changes nothing.
+    ///
+    /// # Errors
+    /// If the store cannot be listed; what is damaged is no error but part of the answer.
+    pub fn verify(&self, progress: Option<&dyn Progress>) -> Result<Verification, Error> {
+        verify::verify(&self.store, progress)
     }
 
     /// All images, by id.

@@ -12,6 +12,8 @@ pub(crate) const TOKEN_BYTES: u64 = 1 << 20;
 pub(crate) const ERROR_BYTES: u64 = 64 << 10;
 /// Largest `hosts.toml` and CA file.
 pub(crate) const HOSTS_FILE_BYTES: u64 = 1 << 20;
+/// Annotations of a manifest that are told with the image, keys and values together.
+pub(crate) const ANNOTATION_BYTES: usize = 8 << 10;
 /// Most layers in an image; the figure other engines use too.
 pub(crate) const LAYERS: usize = 127;
 /// Most entries in an index, nested ones included.

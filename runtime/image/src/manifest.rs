@@ -52,8 +52,19 @@ pub(crate) struct Platform {
     pub(crate) variant: Option<String>,
 }
 
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        match self.variant.as_deref() {
+            None | Some("") => Ok(()),
+            Some(variant) => write!(f, "/{variant}"),
+        }
+    }
+}
+
 /// An image manifest or an index of several.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are one or two of them at a time")]
 pub(crate) enum Document {
     Manifest(Manifest),
     Index(Vec<Descriptor>),
@@ -67,6 +78,8 @@ pub(crate) struct Manifest {
     pub(crate) media_type: String,
     pub(crate) config: Descriptor,
     pub(crate) layers: Vec<Descriptor>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) annotations: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]
@@ -77,6 +90,7 @@ struct Raw {
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
     manifests: Option<Vec<Descriptor>>,
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 impl Document {
@@ -86,16 +100,17 @@ impl Document {
         crate::content::check_small("manifest", bytes, limits::MANIFEST_BYTES)?;
         let raw: Raw = serde_json::from_slice(bytes).map_err(|e| corrupt(shorten(&e.to_string())))?;
         if raw.schema_version != 2 {
-            return Err(Error::unsupported(
-                format!("manifest schema version {}", raw.schema_version),
-                "only 2 is",
-            ));
+            let what = format!("manifest schema version {}", raw.schema_version);
+            let reason =
+                "only 2 is; an image of Docker's first schema has to be pushed anew by a newer client";
+            return Err(Error::unsupported(what, reason));
         }
         let media_type = raw.media_type.as_deref();
         match (raw.config, raw.layers, raw.manifests) {
             (Some(config), Some(layers), None) if !matches!(media_type, Some(OCI_INDEX | DOCKER_INDEX)) => {
                 let media_type = raw.media_type.unwrap_or_else(|| OCI_MANIFEST.to_owned());
-                let manifest = Manifest { schema_version: 2, media_type, config, layers };
+                let annotations = raw.annotations;
+                let manifest = Manifest { schema_version: 2, media_type, config, layers, annotations };
                 manifest.check().map(|()| Self::Manifest(manifest))
             }
             (None, None, Some(manifests)) if !matches!(media_type, Some(OCI_MANIFEST | DOCKER_MANIFEST)) => {
@@ -159,16 +174,59 @@ pub(crate) fn host_architecture() -> &'static str {
     }
 }
 
-/// Chooses the entry for linux on this machine. An entry that names no platform serves if it is the only one.
+/// How well an entry's variant suits this machine: the lower the better, none if not at all. Newer processors run what is for
+/// older ones of their kind, and one that says nothing is for all. Beyond the least of an architecture nothing is taken for
+/// granted, but what this processor says it has.
+fn rank(architecture: &str, variant: Option<&str>) -> Option<u32> {
+    let variant = variant.unwrap_or_default();
+    let level = |name: &str| name.strip_prefix('v').and_then(|n| n.parse::<u32>().ok());
+    match (architecture, variant) {
+        ("amd64" | "arm64", "") => Some(100),
+        ("amd64", _) => level(variant).filter(|n| (1..=amd64_level()).contains(n)).map(|n| 200 - n),
+        ("arm64", "v8") => Some(99),
+        // Without a variant it is v7 to containerd and Docker.
+        ("arm", "" | "v7") => Some(0),
+        ("arm", "v6") => Some(1),
+        ("arm", "v5") => Some(2),
+        ("arm64" | "arm", _) => None,
+        (_, variant) => variant.is_empty().then_some(0),
+    }
+}
+
+/// The level of this processor in the x86-64 psABI's list.
+#[cfg(target_arch = "x86_64")]
+fn amd64_level() -> u32 {
+    use std::arch::is_x86_feature_detected as has;
+    let v2 = has!("cmpxchg16b") && has!("popcnt") && has!("sse4.2") && has!("ssse3");
+    let v3 = v2
+        && has!("avx2")
+        && has!("bmi1")
+        && has!("bmi2")
+        && has!("f16c")
+        && has!("fma")
+        && has!("lzcnt")
+        && has!("movbe");
+    let v4 =
+        v3 && has!("avx512f") && has!("avx512bw") && has!("avx512cd") && has!("avx512dq") && has!("avx512vl");
+    1 + u32::from(v2) + u32::from(v3) + u32::from(v4)
+}
+
+/// Elsewhere nothing is for amd64.
+#[cfg(not(target_arch = "x86_64"))]
+fn amd64_level() -> u32 {
+    0
+}
+
+/// Chooses the entry for linux on this machine: the plain one, else the best of those whose variant it can run. An entry that
+/// names no platform serves if it is the only one.
 pub(crate) fn select_platform(entries: &[Descriptor]) -> Result<&Descriptor, Error> {
-    let fits = |d: &&Descriptor| {
-        d.platform.as_ref().is_some_and(|p| p.os == "linux" && p.architecture == host_architecture())
+    let suits = |d: &Descriptor| {
+        let platform = d.platform.as_ref()?;
+        let fits = platform.os == "linux" && platform.architecture == host_architecture();
+        fits.then(|| rank(&platform.architecture, platform.variant.as_deref())).flatten()
     };
-    let is_base = |d: &&Descriptor| {
-        let variant = d.platform.as_ref().and_then(|p| p.variant.as_deref());
-        matches!(variant, None | Some("" | "v1" | "v8"))
-    };
-    if let Some(found) = entries.iter().find(|d| fits(d) && is_base(d)) {
+    let ranked = entries.iter().filter_map(|d| suits(d).map(|rank| (rank, d)));
+    if let Some((_, found)) = ranked.min_by_key(|(rank, _)| *rank) {
         return Ok(found);
     }
     match entries {
@@ -178,9 +236,13 @@ pub(crate) fn select_platform(entries: &[Descriptor]) -> Result<&Descriptor, Err
                 .iter()
                 .filter_map(|d| d.platform.as_ref())
                 .take(20)
-                .map(|p| format!("{}/{}", p.os, p.architecture))
+                .map(ToString::to_string)
                 .collect();
-            let reason = format!("the image is offered for {}", offered.join(", "));
+            let reason = if offered.is_empty() {
+                "the image is offered for nothing".to_owned()
+            } else {
+                format!("the image is offered for {}", offered.join(", "))
+            };
             Err(Error::unsupported(format!("platform linux/{}", host_architecture()), shorten(&reason)))
         }
     }
@@ -283,6 +345,28 @@ mod tests {
         assert_eq!(select_platform(&entries).unwrap().digest, Digest::of(b"right"));
         assert!(matches!(select_platform(&entries[..2]), Err(Error::Unsupported { .. })));
         assert!(select_platform(&[entry(None, "only")]).is_ok());
+    }
+
+    #[test]
+    fn the_best_variant_that_this_machine_runs_is_chosen_and_else_told_what_there_is() {
+        assert_eq!(rank("amd64", Some("v5")), None);
+        assert!(rank("amd64", None) < rank("amd64", Some("v1")) || amd64_level() == 0);
+        assert!(rank("arm", Some("v7")) < rank("arm", Some("v6")) && rank("arm", Some("v8")).is_none());
+        assert_eq!((rank("arm64", Some("v9")), rank("s390x", Some("z"))), (None, None));
+        assert!(rank("arm64", Some("v8")) < rank("arm64", None));
+        let entries = [
+            entry(Some(("linux", "arm", Some("v6"))), "a"),
+            entry(Some(("linux", "amd64", Some("v9"))), "b"),
+        ];
+        let error = select_platform(&entries).unwrap_err().to_string();
+        assert!(error.contains("linux/arm/v6, linux/amd64/v9"), "{error}");
+        let two = [
+            entry(Some(("linux", "amd64", Some("v1"))), "v1"),
+            entry(Some(("linux", "amd64", Some("v2"))), "v2"),
+        ];
+        if amd64_level() >= 2 {
+            assert_eq!(select_platform(&two).unwrap().digest, Digest::of(b"v2"));
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!   layer i:  lock chain ─▶ slot, lock blob ─▶ network ──▶ digest, file, decoder, tar ──▶ staged ─▶ wait for i-1 ─▶ placed
 //! ```
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,22 +18,23 @@ use tokio_util::bytes::{Buf, Bytes};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::credentials::Login;
 use crate::digest::Digest;
+use crate::download::Download;
 use crate::facts::places;
 use crate::hosts::hosts_for;
 use crate::install::{Staged, Wanted as WantedLayer};
 use crate::layers::Place;
 use crate::limits::{self, LayerLimits};
 use crate::manifest::{Descriptor, Document, Manifest, OCI_INDEX, parse_config, select_platform};
+use crate::policy::{Candidate, Policy};
 use crate::reference::Reference;
-use crate::registry::{BlobStream, Registry, Wanted};
+use crate::registry::{Registry, SILENCE, Wanted};
 use crate::store::{Busy, Store};
 use crate::{Error, Image, Progress, PullOptions};
 
 /// Chunks between the network and the unpacker.
 const CHUNKS: usize = 16;
-/// Fetches of one layer, if the connection breaks.
-const LAYER_ATTEMPTS: u32 = 3;
 /// How long a pull waits for a layer that another registry is delivering.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Layers of one image that arrive and are unpacked at once, so that a large image leaves room for the others of its registry.
@@ -41,13 +43,16 @@ pub(crate) const PARALLEL_LAYERS: usize = 4;
 pub(crate) async fn pull(store: &Arc<Store>, name: &str, opts: &PullOptions) -> Result<Image, Error> {
     let reference = Reference::parse(name)?;
     let hosts = hosts_for(&reference.registry, opts.registry_config.as_deref())?;
-    let registry = Registry::new(hosts, &reference, opts.auth.as_ref())?;
+    let silence = opts.progress_deadline.unwrap_or(SILENCE);
+    let registry = Registry::new(hosts, &reference, silence, |host| Login::at(host, &reference, opts))?;
     let work = Work {
         store: Arc::clone(store),
         registry,
         host: reference.registry.clone(),
         slots: Semaphore::new(PARALLEL_LAYERS),
         busy: Arc::new(store.busy()),
+        annotations: opts.annotations.clone(),
+        policy: opts.policy.clone(),
         progress: opts.progress.clone(),
         cancel: CancellationToken::new(),
         tasks: TaskTracker::new(),
@@ -73,6 +78,8 @@ struct Work {
     slots: Semaphore,
     /// Also held by every task that may outlive a call that was dropped.
     busy: Arc<Busy>,
+    annotations: BTreeMap<String, String>,
+    policy: Option<Policy>,
     progress: Option<Arc<dyn Progress>>,
     cancel: CancellationToken,
     /// Tasks on blocking threads, which cannot be stopped but end soon after their stream does.
@@ -107,10 +114,14 @@ impl Work {
             Document::Index(_) => OCI_INDEX.to_owned(),
         };
         self.put(bytes).await?;
+        if let Some(policy) = &self.policy {
+            let manifest = self.store.content.path(&digest);
+            policy.check_pull(&Candidate { reference, digest: &digest, manifest }).await?;
+        }
         let manifest = self.image_manifest(document).await?;
         self.layers(&manifest).await?;
-        let descriptor =
-            Descriptor { media_type, digest: digest.clone(), size, annotations: None, platform: None };
+        let annotations = Some(self.annotations.clone()).filter(|given| !given.is_empty());
+        let descriptor = Descriptor { media_type, digest: digest.clone(), size, annotations, platform: None };
         let mut names = vec![format!("{}@{digest}", reference.name())];
         if reference.digest.is_none() {
             names.insert(0, reference.stored());
@@ -160,7 +171,7 @@ impl Work {
         if self.store.content.contains_as(descriptor)? {
             return self.store.content.read(&descriptor.digest, limits::CONFIG_BYTES);
         }
-        let mut stream = self.registry.blob(&descriptor.digest).await?;
+        let mut stream = Download::open(&self.registry, &descriptor.digest).await?;
         let mut bytes = Vec::new();
         while let Some(chunk) = stream.next().await {
             bytes.extend_from_slice(&chunk?);
@@ -230,19 +241,11 @@ impl Work {
             self.progress.iter().for_each(|p| p.advanced(&name, wanted.layer.size));
             return self.task(move || store.stage_from_blob(&wanted)).await;
         }
-        for _ in 1..LAYER_ATTEMPTS {
-            match self.fetch(layer).await {
-                Err(error) if error.is_retryable() => {
-                    tracing::debug!(layer = %layer.descriptor.digest, %error, "fetching a layer again");
-                }
-                result => return result,
-            }
-        }
         self.fetch(layer).await
     }
 
     async fn fetch(&self, layer: &Layer) -> Result<Staged, Error> {
-        let stream = self.registry.blob(&layer.descriptor.digest).await?;
+        let stream = Download::open(&self.registry, &layer.descriptor.digest).await?;
         let (sender, receiver) = mpsc::channel(CHUNKS);
         let (store, wanted) = (Arc::clone(&self.store), layer.wanted());
         let reader = ChunkReader { receiver, chunk: Bytes::new(), is_at_end: false };
@@ -254,22 +257,18 @@ impl Work {
     /// Hands the blob to the unpacker. An empty chunk says that it is complete.
     async fn forward(
         &self,
-        mut stream: BlobStream,
+        mut stream: Download<'_>,
         sender: mpsc::Sender<Result<Bytes, Error>>,
         layer: &Layer,
     ) {
-        let (name, mut done) = (layer.descriptor.digest.to_string(), 0);
+        let name = layer.descriptor.digest.to_string();
         while let Some(chunk) = stream.next().await {
             let is_err = chunk.is_err();
-            done += chunk.as_ref().map_or(0, |bytes| bytes.len() as u64);
-            if chunk.as_ref().is_ok_and(Bytes::is_empty) {
-                continue;
-            }
             // A closed channel means the unpacker gave up and will say why.
             if sender.send(chunk).await.is_err() || is_err {
                 return;
             }
-            self.progress.iter().for_each(|p| p.advanced(&name, done));
+            self.progress.iter().for_each(|p| p.advanced(&name, stream.done()));
         }
         if sender.send(Ok(Bytes::new())).await.is_err() {
             tracing::debug!(layer = name, "the unpacker ended before its stream");

@@ -144,7 +144,8 @@ fn is_host_label(label: &str) -> bool {
         && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
-fn check_repository(repository: &str) -> Result<(), String> {
+/// Whether it is what may stand between a registry and a tag.
+pub(crate) fn check_repository(repository: &str) -> Result<(), String> {
     if repository.bytes().any(|b| b.is_ascii_uppercase()) {
         return Err("the repository must be lower case".into());
     }

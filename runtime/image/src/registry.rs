@@ -5,17 +5,21 @@
 
 use std::time::Duration;
 
+use tokio_util::bytes::{Buf, Bytes};
+
+use crate::challenge::{message_of, select};
+use crate::credentials::Login;
 use crate::digest::{Digest, shorten};
 use crate::hosts::Host;
 use crate::limits::{ERROR_BYTES, MANIFEST_BYTES};
 use crate::manifest::{DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use crate::reference::Reference;
-use crate::registry_auth::{Credentials, Refusal, authorize};
+use crate::registry_auth::{Asker, Credentials, Refusal, authorize};
 use crate::{Auth, Error};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest silence in the middle of an answer.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const SILENCE: Duration = Duration::from_secs(60);
 /// Longest time for authentication, a manifest, or the beginning of a blob.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const ATTEMPTS: u32 = 3;
@@ -30,22 +34,36 @@ pub(crate) struct Registry {
 struct Endpoint {
     host: Host,
     http: reqwest::Client,
-    /// Where the registry's interface begins: `https://host/v2/`.
+    /// Where the registry's interface begins: `https://host/v2`.
     base: String,
+    /// The repository's name there.
     repository: String,
+    /// As the host calls the repository in a token's scope.
+    scope: String,
     /// The registry a mirror is asked for.
     namespace: Option<String>,
-    own: Credentials,
+    login: Login,
     /// What the host turned out to want, once it was asked.
-    granted: tokio::sync::Mutex<Option<Credentials>>,
+    granted: tokio::sync::Mutex<Credentials>,
 }
 
 impl Registry {
-    pub(crate) fn new(hosts: Vec<Host>, reference: &Reference, auth: Option<&Auth>) -> Result<Self, Error> {
+    /// `login` says who we are at a host.
+    pub(crate) fn new(
+        hosts: Vec<Host>,
+        reference: &Reference,
+        silence: Duration,
+        login: impl Fn(&Host) -> Login,
+    ) -> Result<Self, Error> {
         // An installed provider, by whoever, is what TLS needs; losing the race to install ours is fine.
         drop(rustls::crypto::ring::default_provider().install_default());
-        let endpoints =
-            hosts.into_iter().map(|host| Endpoint::new(host, reference, auth)).collect::<Result<_, _>>()?;
+        let endpoints = hosts
+            .into_iter()
+            .map(|host| {
+                let login = login(&host);
+                Endpoint::new(host, reference, silence, login)
+            })
+            .collect::<Result<_, _>>()?;
         Ok(Self { endpoints, shown: reference.to_string() })
     }
 
@@ -62,11 +80,11 @@ impl Registry {
         Err(turns.last)
     }
 
-    /// Opens a blob for streaming.
-    pub(crate) async fn blob(&self, digest: &Digest) -> Result<BlobStream, Error> {
+    /// Opens a blob for streaming, from the byte `offset` on.
+    pub(crate) async fn blob(&self, digest: &Digest, offset: u64) -> Result<BlobStream, Error> {
         let mut turns = self.turns(|host| host.pulls);
         while let Some(endpoint) = turns.next().await {
-            match endpoint.blob(digest, &self.shown).await {
+            match endpoint.blob(digest, offset, &self.shown).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => turns.failed(error),
             }
@@ -130,28 +148,59 @@ impl std::fmt::Display for Wanted<'_> {
 /// A blob on its way; chunks are the client's own buffers.
 pub(crate) struct BlobStream {
     response: reqwest::Response,
+    /// Bytes we have already, which a host sends all the same that knows no ranges.
+    superfluous: u64,
     context: Context,
 }
 
 impl BlobStream {
     /// The next chunk, or `None` at the end.
-    pub(crate) async fn next(&mut self) -> Option<Result<tokio_util::bytes::Bytes, Error>> {
-        self.response.chunk().await.map_err(|e| self.context.network(e)).transpose()
+    pub(crate) async fn next(&mut self) -> Option<Result<Bytes, Error>> {
+        loop {
+            let mut chunk =
+                match self.response.chunk().await.map_err(|e| self.context.network(e.without_url())) {
+                    Ok(chunk) => chunk?,
+                    Err(error) => return Some(Err(error)),
+                };
+            let skipped = usize::try_from(self.superfluous).unwrap_or(usize::MAX).min(chunk.len());
+            self.superfluous -= skipped as u64;
+            chunk.advance(skipped);
+            if !chunk.is_empty() {
+                return Some(Ok(chunk));
+            }
+        }
     }
 }
 
+/// One request.
+#[derive(Clone, Copy)]
+struct Ask<'a> {
+    path: &'a str,
+    accept: &'a str,
+    offset: u64,
+}
+
 impl Endpoint {
-    fn new(host: Host, reference: &Reference, auth: Option<&Auth>) -> Result<Self, Error> {
+    fn new(host: Host, reference: &Reference, silence: Duration, login: Login) -> Result<Self, Error> {
         let context = Context::new(&host, &reference.to_string(), "set up the connection");
-        let http = http_client(&host).map_err(|e| context.network(e))?;
+        let http = http_client(&host, silence).map_err(|e| context.network(e))?;
         let scheme = if host.is_https { "https" } else { "http" };
+        let repository =
+            crate::rewrite::apply(&host.rewrites, &reference.repository).map_err(|e| context.network(e))?;
+        let prefix = host.path.strip_prefix("/v2/").map(|prefix| format!("{prefix}/")).unwrap_or_default();
+        let is_docker = reference.registry == "docker.io" && host.authority == "registry-1.docker.io";
+        let is_elsewhere = host.authority != reference.registry && !is_docker;
+        let granted = match &login {
+            Login::Given(Some(Auth::Token(token))) => Credentials::Bearer(token.clone()),
+            Login::Given(_) | Login::Keyring { .. } => Credentials::None,
+        };
         Ok(Self {
-            base: format!("{scheme}://{}/v2/", host.authority),
-            repository: format!("{}{}", host.prefix, reference.repository),
-            namespace: host.is_mirror.then(|| reference.registry.clone()),
-            // A mirror is somebody else.
-            own: auth.filter(|_| !host.is_mirror).into(),
-            granted: tokio::sync::Mutex::new(None),
+            base: format!("{scheme}://{}{}", host.authority, host.path),
+            scope: format!("{prefix}{repository}"),
+            repository,
+            namespace: is_elsewhere.then(|| reference.registry.clone()),
+            login,
+            granted: tokio::sync::Mutex::new(granted),
             host,
             http,
         })
@@ -173,55 +222,80 @@ impl Endpoint {
 
     async fn fetch_manifest(&self, wanted: &Wanted<'_>, context: &Context) -> Result<Vec<u8>, Error> {
         let accept = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX].join(", ");
-        let response = self.request(&format!("manifests/{wanted}"), &accept, context).await?;
+        let path = format!("manifests/{wanted}");
+        let response = self.request(Ask { path: &path, accept: &accept, offset: 0 }, context).await?;
         read_bounded(response, MANIFEST_BYTES, context).await
     }
 
-    async fn blob(&self, digest: &Digest, shown: &str) -> Result<BlobStream, Error> {
+    async fn blob(&self, digest: &Digest, offset: u64, shown: &str) -> Result<BlobStream, Error> {
         let context = Context::new(&self.host, shown, &format!("fetch {digest}"));
         let path = format!("blobs/{digest}");
-        let work = self.request(&path, "*/*", &context);
+        let work = self.request(Ask { path: &path, accept: "*/*", offset }, &context);
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, work).await.map_err(|e| context.network(e))?;
-        Ok(BlobStream { response: answer?, context })
+        let response = answer?;
+        let is_part = response.status().as_u16() == 206;
+        if is_part && !begins_at(&response, offset) {
+            return Err(context.network(format!("another part was sent than the one from byte {offset} on")));
+        }
+        Ok(BlobStream { response, superfluous: if is_part { 0 } else { offset }, context })
     }
 
-    /// Sends a request and checks its status. A token that is no longer good is replaced once.
-    async fn request(&self, path: &str, accept: &str, context: &Context) -> Result<reqwest::Response, Error> {
-        let namespace = self.namespace.as_ref().map_or(String::new(), |ns| format!("?ns={ns}"));
-        let url = format!("{}{}/{path}{namespace}", self.base, self.repository);
+    /// Sends a request and checks its status. What the host wants to be shown it gets once: a new token, or the password.
+    async fn request(&self, ask: Ask<'_>, context: &Context) -> Result<reqwest::Response, Error> {
         let mut is_first = true;
         loop {
-            let credentials = self.credentials(context).await?;
-            let request = self.http.get(&url).header("Accept", accept);
-            let response = credentials.apply(request).send().await.map_err(|e| context.network(e))?;
+            let credentials = self.granted.lock().await.clone();
+            let response = self.send(ask, &credentials, context).await?;
             let status = response.status().as_u16();
-            if status == 200 {
+            if status == 200 || status == 206 && ask.offset > 0 {
                 return Ok(response);
             }
-            if status == 401 && is_first && matches!(credentials, Credentials::Bearer(_)) {
-                *self.granted.lock().await = None;
-                is_first = false;
-                continue;
-            }
+            let headers = response.headers().get_all(reqwest::header::WWW_AUTHENTICATE);
+            let challenge = select(headers.iter().filter_map(|header| header.to_str().ok()));
             let body = read_bounded(response, ERROR_BYTES, context).await.unwrap_or_default();
-            return Err(context.status(status, &String::from_utf8_lossy(&body)));
+            let said = message_of(&body);
+            if status != 401 || !is_first {
+                return Err(context.status(status, &said));
+            }
+            is_first = false;
+            // Several layers at once ask once.
+            let mut granted = self.granted.lock().await;
+            if *granted == credentials {
+                let asker = Asker {
+                    http: &self.http,
+                    repository: &self.scope,
+                    is_https: self.host.is_https,
+                    said: &said,
+                };
+                let own = self.login.credentials().await?;
+                *granted =
+                    authorize(&asker, challenge.as_ref(), own.as_ref()).await.map_err(|e| match e {
+                        Refusal::Network(source) => context.network(source),
+                        Refusal::Denied(reason) => context.unauthorized(&reason),
+                    })?;
+            }
         }
     }
 
-    /// Several layers at once ask once.
-    async fn credentials(&self, context: &Context) -> Result<Credentials, Error> {
-        let mut granted = self.granted.lock().await;
-        if let Some(credentials) = &*granted {
-            return Ok(credentials.clone());
+    async fn send(
+        &self,
+        ask: Ask<'_>,
+        credentials: &Credentials,
+        context: &Context,
+    ) -> Result<reqwest::Response, Error> {
+        let namespace = self.namespace.as_ref().map_or(String::new(), |ns| format!("?ns={ns}"));
+        let url = format!("{}/{}/{}{namespace}", self.base, self.repository, ask.path);
+        let mut request = self.http.get(&url).header("Accept", ask.accept);
+        if ask.offset > 0 {
+            request = request.header("Range", format!("bytes={}-", ask.offset));
         }
-        let credentials =
-            authorize(&self.http, &self.base, &self.repository, &self.own).await.map_err(|e| match e {
-                Refusal::Network(source) => context.network(source),
-                Refusal::Denied(reason) => context.unauthorized(&reason),
-            })?;
-        *granted = Some(credentials.clone());
-        Ok(credentials)
+        credentials.apply(request).send().await.map_err(|e| context.network(e.without_url()))
     }
+}
+
+fn begins_at(response: &reqwest::Response, offset: u64) -> bool {
+    let range = response.headers().get(reqwest::header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+    range.is_some_and(|range| range.starts_with(&format!("bytes {offset}-")))
 }
 
 async fn read_bounded(
@@ -230,25 +304,38 @@ async fn read_bounded(
     context: &Context,
 ) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|e| context.network(e))? {
+    while let Some(chunk) = response.chunk().await.map_err(|e| context.network(e.without_url()))? {
         bytes.extend_from_slice(&chunk);
         crate::content::check_small("manifest", &bytes, limit)?;
     }
     Ok(bytes)
 }
 
-fn http_client(host: &Host) -> Result<reqwest::Client, reqwest::Error> {
+fn http_client(
+    host: &Host,
+    silence: Duration,
+) -> Result<reqwest::Client, Box<dyn std::error::Error + Send + Sync>> {
     let mut roots = Vec::new();
     for pem in &host.ca {
         roots.extend(reqwest::Certificate::from_pem_bundle(pem)?);
     }
-    reqwest::Client::builder()
+    let mut headers = reqwest::header::HeaderMap::new();
+    for (name, value) in &host.headers.0 {
+        let mut value = reqwest::header::HeaderValue::from_str(value)?;
+        value.set_sensitive(true);
+        headers.append(reqwest::header::HeaderName::try_from(name)?, value);
+    }
+    let mut client = reqwest::Client::builder()
         .danger_accept_invalid_certs(host.skip_verify)
         .tls_certs_merge(roots)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT)
-        .user_agent(concat!("pintle/", env!("CARGO_PKG_VERSION")))
-        .build()
+        .default_headers(headers)
+        .connect_timeout(host.connect_timeout.unwrap_or(CONNECT_TIMEOUT))
+        .read_timeout(silence)
+        .user_agent(concat!("pintle/", env!("CARGO_PKG_VERSION")));
+    if let Some(pem) = &host.client {
+        client = client.identity(reqwest::Identity::from_pem(&pem.0)?);
+    }
+    Ok(client.build()?)
 }
 
 /// What was being done, for errors.

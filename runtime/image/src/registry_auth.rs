@@ -1,17 +1,17 @@
-//! What a registry host wants to be shown: nothing, a password, or a token that another server gives for it.
+//! Meets a registry host's challenge with what we have: a password, or a token that another server gives for it.
 //!
-//! In: the host's address, credentials. Out: [`Credentials`] for its requests. A token is asked for where the host's
-//! `WWW-Authenticate` header says, as the distribution specification has it. Every answer is bounded. It keeps nothing.
+//! In: a challenge, our own credentials. Out: [`Credentials`] for the host's requests. A token is asked for where the challenge
+//! says: with an identity token by OAuth2's POST, else by GET, as the distribution specification has it. Every answer is
+//! bounded, and no secret is part of an error. It keeps nothing.
 
 use std::fmt;
 
-use serde::Deserialize;
-
 use crate::Auth;
+use crate::challenge::{Challenge, message_of, scope, token_of};
 use crate::limits::TOKEN_BYTES;
 
 /// What goes along with requests.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Credentials {
     None,
     Basic { username: String, password: String },
@@ -38,24 +38,12 @@ impl Credentials {
     }
 }
 
-impl From<Option<&Auth>> for Credentials {
-    fn from(auth: Option<&Auth>) -> Self {
-        match auth {
-            None => Self::None,
-            Some(Auth::Basic { username, password }) => {
-                Self::Basic { username: username.clone(), password: password.clone() }
-            }
-            Some(Auth::Token(token)) => Self::Bearer(token.clone()),
-        }
-    }
-}
-
 /// Why there are no credentials.
 #[derive(Debug)]
 pub(crate) enum Refusal {
     /// The exchange itself failed.
     Network(Box<dyn std::error::Error + Send + Sync>),
-    /// The token server does not want to.
+    /// What we have is not enough.
     Denied(String),
 }
 
@@ -65,115 +53,109 @@ impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Refusal {
     }
 }
 
-#[derive(Deserialize)]
-struct Token {
-    #[serde(alias = "access_token")]
-    token: String,
+/// A host that wants to be shown something.
+pub(crate) struct Asker<'a> {
+    pub(crate) http: &'a reqwest::Client,
+    pub(crate) repository: &'a str,
+    /// Whether the host itself is reached over TLS; then secrets go nowhere without it.
+    pub(crate) is_https: bool,
+    /// What it said besides.
+    pub(crate) said: &'a str,
 }
 
-/// Asks the host at `base` (`https://host/v2/`) what it wants, and the token server it names for a token to pull.
+/// Credentials that meet the challenge.
 pub(crate) async fn authorize(
-    http: &reqwest::Client,
-    base: &str,
-    repository: &str,
-    own: &Credentials,
+    asker: &Asker<'_>,
+    challenge: Option<&Challenge>,
+    own: Option<&Auth>,
 ) -> Result<Credentials, Refusal> {
-    if matches!(own, Credentials::Bearer(_)) {
-        return Ok(own.clone());
+    let denied = |reason: &str| Err(Refusal::Denied(format!("{reason}{}", said(asker.said))));
+    match (challenge, own) {
+        (_, Some(Auth::Token(_))) => denied("the registry token was refused"),
+        (Some(Challenge::Bearer { realm, service, scope: offered }), own) => {
+            let scope = scope(offered.as_deref(), asker.repository);
+            fetch_token(asker, &TokenServer { realm, service: service.as_deref(), scope }, own).await
+        }
+        (Some(Challenge::Basic) | None, Some(Auth::Basic { username, password })) => {
+            Ok(Credentials::Basic { username: username.clone(), password: password.clone() })
+        }
+        (Some(Challenge::Basic), Some(Auth::Identity(_))) => {
+            denied("it wants a user name and a password, and has no use for an identity token")
+        }
+        (Some(Challenge::Basic), None) => denied("it wants a user name and a password"),
+        (None, Some(Auth::Identity(_)) | None) => denied("it does not say what it wants"),
     }
-    let response = http.get(base).send().await?;
-    let headers = response.headers().get_all(reqwest::header::WWW_AUTHENTICATE);
-    let challenge = headers.iter().filter_map(|h| h.to_str().ok()).find_map(Challenge::parse);
-    let Some(challenge) = challenge else { return Ok(own.clone()) };
-    let mut url = reqwest::Url::parse(&challenge.realm)?;
-    url.query_pairs_mut().append_pair("scope", &format!("repository:{repository}:pull"));
-    if let Some(service) = &challenge.service {
-        url.query_pairs_mut().append_pair("service", service);
+}
+
+fn said(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(": {text}") }
+}
+
+struct TokenServer<'a> {
+    realm: &'a str,
+    service: Option<&'a str>,
+    scope: String,
+}
+
+async fn fetch_token(
+    asker: &Asker<'_>,
+    server: &TokenServer<'_>,
+    own: Option<&Auth>,
+) -> Result<Credentials, Refusal> {
+    let url = reqwest::Url::parse(server.realm)?;
+    if asker.is_https && url.scheme() != "https" && own.is_some() {
+        let reason = "its token server is reached over plain http, where credentials must not go";
+        return Err(Refusal::Denied(reason.into()));
     }
-    let response = own.apply(http.get(url)).send().await?;
+    let mut fields = vec![("scope", server.scope.as_str())];
+    fields.extend(server.service.map(|service| ("service", service)));
+    let request = match own {
+        Some(Auth::Identity(token)) => {
+            let oauth = [("grant_type", "refresh_token"), ("client_id", "pintle"), ("refresh_token", token)];
+            fields.extend(oauth);
+            let body = form(&fields);
+            let kind = "application/x-www-form-urlencoded";
+            asker.http.post(url).header("Content-Type", kind).body(body)
+        }
+        Some(Auth::Basic { username, password }) => {
+            asker.http.get(with_query(url, &fields)).basic_auth(username, Some(password))
+        }
+        Some(Auth::Token(_)) | None => asker.http.get(with_query(url, &fields)),
+    };
+    let response = request.send().await.map_err(reqwest::Error::without_url)?;
     let status = response.status();
     let body = read_bounded(response, TOKEN_BYTES).await?;
-    if !status.is_success() {
-        return Err(Refusal::Denied(String::from_utf8_lossy(&body).into_owned()));
+    if status.is_server_error() || status.as_u16() == 429 {
+        return Err(format!("the token server answered {status}: {}", message_of(&body)).into());
     }
-    let token: Token = serde_json::from_slice(&body).map_err(|e| format!("the token is malformed: {e}"))?;
-    Ok(Credentials::Bearer(token.token))
+    if !status.is_success() {
+        return Err(Refusal::Denied(format!(
+            "the token server answered {status}{}",
+            said(&message_of(&body))
+        )));
+    }
+    Ok(Credentials::Bearer(token_of(&body)?))
+}
+
+fn with_query(mut url: reqwest::Url, fields: &[(&str, &str)]) -> reqwest::Url {
+    url.query_pairs_mut().extend_pairs(fields);
+    url
+}
+
+/// The fields as a form's body.
+fn form(fields: &[(&str, &str)]) -> String {
+    let encoded = reqwest::Url::parse("http://form/").map(|url| with_query(url, fields));
+    encoded.ok().and_then(|url| url.query().map(str::to_owned)).unwrap_or_default()
 }
 
 /// Reads an answer that must be small.
 async fn read_bounded(mut response: reqwest::Response, limit: u64) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
+    while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
         bytes.extend_from_slice(&chunk);
         if bytes.len() as u64 > limit {
             return Err(Refusal::Denied(format!("the token server answers more than {limit} bytes")));
         }
     }
     Ok(bytes)
-}
-
-/// `Bearer realm="…",service="…"`.
-#[derive(Debug, PartialEq, Eq)]
-struct Challenge {
-    realm: String,
-    service: Option<String>,
-}
-
-impl Challenge {
-    fn parse(header: &str) -> Option<Self> {
-        let (scheme, mut rest) = header.trim().split_once(' ')?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return None;
-        }
-        let (mut realm, mut service) = (None, None);
-        while let Some((key, after)) = rest.split_once('=') {
-            let (value, next) = parse_value(after)?;
-            match key.trim_matches([' ', ',', '\t']).to_ascii_lowercase().as_str() {
-                "realm" => realm = Some(value),
-                "service" => service = Some(value),
-                _ => {}
-            }
-            rest = next;
-        }
-        Some(Self { realm: realm?, service })
-    }
-}
-
-/// A quoted string or a word, and what follows it.
-fn parse_value(text: &str) -> Option<(String, &str)> {
-    let Some(quoted) = text.strip_prefix('"') else {
-        let end = text.find(',').unwrap_or(text.len());
-        return Some((text[..end].trim().to_owned(), &text[end..]));
-    };
-    let (mut value, mut is_escaped) = (String::new(), false);
-    for (i, c) in quoted.char_indices() {
-        match c {
-            '\\' if !is_escaped => is_escaped = true,
-            '"' if !is_escaped => return Some((value, &quoted[i + 1..])),
-            other => {
-                value.push(other);
-                is_escaped = false;
-            }
-        }
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bearer_challenge_names_realm_and_service() {
-        let challenge = |realm: &str, service: Option<&str>| {
-            Some(Challenge { realm: realm.into(), service: service.map(Into::into) })
-        };
-        let parse = Challenge::parse;
-        assert_eq!(parse(r#"Bearer realm="https://a/t",service="s""#), challenge("https://a/t", Some("s")));
-        assert_eq!(parse(r#"bearer service=s, realm="a\"b", error="x=y""#), challenge("a\"b", Some("s")));
-        assert_eq!(parse(r#"Bearer realm="https://a/?b=c""#), challenge("https://a/?b=c", None));
-        for none in ["Basic realm=\"x\"", "Bearer", "Bearer realm=\"open", "Bearer service=\"s\"", "", " "] {
-            assert_eq!(parse(none), None, "{none}");
-        }
-    }
 }

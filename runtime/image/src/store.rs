@@ -124,6 +124,11 @@ impl Store {
             .ok_or_else(|| Error::not_found(format!("image {}", facts.id())))
     }
 
+    /// All entries as they are now.
+    pub(crate) fn entries(&self) -> Vec<IndexEntry> {
+        self.state().index.entries().to_vec()
+    }
+
     pub(crate) fn list(&self) -> Result<Vec<Image>, Error> {
         self.images(&mut self.state())
     }
@@ -341,6 +346,7 @@ impl Store {
         for entry in state.index.entries().to_vec() {
             let facts = self.facts(state, &entry.descriptor)?;
             let image = images.entry(facts.id()).or_insert_with(|| facts.image());
+            image.annotations.extend(entry.descriptor.annotations.clone().unwrap_or_default());
             let names = match &entry.name {
                 Some(name) if name.contains('@') => &mut image.repo_digests,
                 _ => &mut image.repo_tags,

@@ -4,120 +4,15 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pintle_image::{Auth, Error, PullOptions};
+use support::server::{Request, Server, answer, head};
 use support::{Compression, Layout, TestStore, digest, tar};
-
-/// One request: its path and its `Authorization` header.
-#[derive(Debug, Clone)]
-struct Request {
-    path: String,
-    authorization: String,
-}
-
-type Handler = dyn Fn(&Request, &mut TcpStream) -> std::io::Result<()> + Send + Sync;
-
-/// An HTTP server of one thread per connection, one request each.
-struct Server {
-    address: String,
-    requests: Arc<Mutex<Vec<Request>>>,
-    stop: Arc<AtomicBool>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Server {
-    fn start(handler: Arc<Handler>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let (requests, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
-        let (log, stopping) = (Arc::clone(&requests), Arc::clone(&stop));
-        let thread = std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                if stopping.load(Ordering::SeqCst) {
-                    return;
-                }
-                let (handler, log, mut stream) = (Arc::clone(&handler), Arc::clone(&log), stream.unwrap());
-                std::thread::spawn(move || {
-                    if let Some(request) = read_request(&stream) {
-                        log.lock().unwrap().push(request.clone());
-                        // The client may have gone; that is its right.
-                        drop(handler(&request, &mut stream));
-                    }
-                });
-            }
-        });
-        Self { address, requests, stop, thread: Some(thread) }
-    }
-
-    /// Serves an image's blobs and manifest, except what `special` answers itself.
-    fn of_image(
-        layout: &Layout,
-        manifest: &serde_json::Value,
-        special: impl Fn(&Request, &mut TcpStream) -> Option<std::io::Result<()>> + Send + Sync + 'static,
-    ) -> Self {
-        let blobs = layout.dir.path().join("blobs/sha256");
-        let top = manifest["digest"].as_str().unwrap().to_owned();
-        Self::start(Arc::new(move |request, stream| {
-            if let Some(result) = special(request, stream) {
-                return result;
-            }
-            match request.path.rsplit_once('/').unwrap() {
-                ("/v2", "") => answer(stream, "200 OK", b"{}"),
-                (_, tag) => {
-                    let wanted = tag.strip_prefix("sha256:").unwrap_or(&top[7..]);
-                    match std::fs::read(blobs.join(wanted)) {
-                        Ok(bytes) => answer(stream, "200 OK", &bytes),
-                        Err(_) => answer(stream, "404 Not Found", b"{}"),
-                    }
-                }
-            }
-        }))
-    }
-
-    fn name(&self, name: &str) -> String {
-        format!("{}/{name}", self.address)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        drop(TcpStream::connect(&self.address));
-        self.thread.take().unwrap().join().unwrap();
-    }
-}
-
-fn read_request(stream: &TcpStream) -> Option<Request> {
-    let mut lines = BufReader::new(stream.take(16 << 10)).lines();
-    let path = lines.next()?.ok()?.split(' ').nth(1)?.to_owned();
-    let mut authorization = String::new();
-    for line in lines {
-        let line = line.ok()?;
-        if line.is_empty() {
-            return Some(Request { path, authorization });
-        }
-        if let Some((key, value)) = line.split_once(": ")
-            && key.eq_ignore_ascii_case("authorization")
-        {
-            value.clone_into(&mut authorization);
-        }
-    }
-    None
-}
-
-fn answer(stream: &mut TcpStream, status: &str, body: &[u8]) -> std::io::Result<()> {
-    head(stream, status, body.len() as u64)?;
-    stream.write_all(body)
-}
-
-fn head(stream: &mut TcpStream, status: &str, length: u64) -> std::io::Result<()> {
-    write!(stream, "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n")
-}
 
 fn image() -> (Layout, serde_json::Value, String) {
     let mut layout = Layout::new();

@@ -1,4 +1,4 @@
-//! `pintle.v1.Images` on the engine: import and pull with progress.
+//! `pintle.v1.Images` on the engine: import, pull and verification with progress, and export.
 //!
 //! In: an archive in chunks, or an image's name. Out: progress as it is made, then what came of it. Progress that nobody
 //! reads in time is left out; outcomes never are.
@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::Stream;
 use pintle_cri_api::{
-    ext::{self, images_server::Images, import_event, progress::Phase, pull_event},
+    ext::{self, images_server::Images, import_event, progress::Phase, pull_event, verify_event},
     v1 as cri,
 };
 use pintle_image::{ImportOptions, Progress};
@@ -26,6 +26,9 @@ use crate::{Engine, engine::images};
 
 /// How many messages to, or chunks from, a caller wait at most.
 const QUEUE: usize = 64;
+/// An archive on its way out: bytes of a piece, and how many pieces wait.
+const EXPORT_CHUNK: usize = 256 * 1024;
+const EXPORT_QUEUE: usize = 8;
 
 type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -33,6 +36,8 @@ type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Images for Engine {
     type ImportStream = Events<ext::ImportEvent>;
     type PullStream = Events<ext::PullEvent>;
+    type ExportStream = Events<ext::Chunk>;
+    type VerifyStream = Events<ext::VerifyEvent>;
 
     async fn import(&self, request: Request<Streaming<ext::Chunk>>) -> Reply<Self::ImportStream> {
         let mut chunks = request.into_inner();
@@ -48,20 +53,85 @@ impl Images for Engine {
 
     async fn pull(&self, request: Request<ext::PullRequest>) -> Reply<Self::PullStream> {
         let request = request.into_inner();
-        let auth = images::auth(request.auth.map(cri_auth)).map_err(|error| to_status(&error))?;
+        let asked = images::asked(request.auth.map(cri_auth), std::collections::BTreeMap::new());
+        let asked = asked.map_err(|error| to_status(&error))?;
         let engine = self.arc().map_err(|error| to_status(&error))?;
         let (events, stream) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
             let progress = Reporter::new(events.clone(), |p| ext::PullEvent {
                 event: Some(pull_event::Event::Progress(p)),
             });
-            let pulled = engine.pull_image(&request.image, auth, Some(Arc::new(progress))).await;
+            let pulled = engine.pull_image(&request.image, asked, Some(Arc::new(progress))).await;
             let last = pulled
                 .map_err(|error| to_image_status(&error))
                 .map(|image_ref| ext::PullEvent { event: Some(pull_event::Event::ImageRef(image_ref)) });
             tell(&events, last).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn export(&self, request: Request<ext::ExportRequest>) -> Reply<Self::ExportStream> {
+        let engine = self.arc().map_err(|error| to_status(&error))?;
+        let (chunks, stream) = mpsc::channel(EXPORT_QUEUE);
+        let images = request.into_inner().images;
+        tokio::spawn(async move {
+            let writer = ChunkWriter { chunks: chunks.clone(), buffer: Vec::new() };
+            if let Err(error) = engine.export_images(images, writer).await {
+                tell(&chunks, Err(to_image_status(&error))).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn verify(&self, _: Request<ext::VerifyRequest>) -> Reply<Self::VerifyStream> {
+        let engine = self.arc().map_err(|error| to_status(&error))?;
+        let (events, stream) = mpsc::channel(QUEUE);
+        tokio::spawn(verify(engine, events));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+async fn verify(engine: Arc<Engine>, events: mpsc::Sender<Result<ext::VerifyEvent, Status>>) {
+    let event = |event| ext::VerifyEvent { event: Some(event) };
+    let progress = Reporter::new(events.clone(), move |p| event(verify_event::Event::Progress(p)));
+    let found = match engine.verify_images(Arc::new(progress)).await {
+        Ok(found) => found,
+        Err(error) => return tell(&events, Err(to_image_status(&error))).await,
+    };
+    for pintle_image::Damage { what, reason, images } in found.damages {
+        let damage = verify_event::Event::Damage(ext::Damage { what, reason, images });
+        tell(&events, Ok(event(damage))).await;
+    }
+    let verified =
+        ext::Verified { images: found.images, blobs: found.blobs, bytes: found.bytes, layers: found.layers };
+    tell(&events, Ok(event(verify_event::Event::Verified(verified)))).await;
+}
+
+/// Hands an archive to a caller, piece by piece. Blocks.
+#[derive(Debug)]
+struct ChunkWriter {
+    chunks: mpsc::Sender<Result<ext::Chunk, Status>>,
+    buffer: Vec<u8>,
+}
+
+impl io::Write for ChunkWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(EXPORT_CHUNK - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..taken]);
+        if self.buffer.len() == EXPORT_CHUNK {
+            self.flush()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let data = std::mem::take(&mut self.buffer).into();
+        let chunk = ext::Chunk { options: None, data };
+        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody takes the archive any more");
+        self.chunks.blocking_send(Ok(chunk)).map_err(gone)
     }
 }
 
@@ -76,6 +146,7 @@ async fn import(
     let options = ImportOptions {
         tag: Some(options.tag).filter(|tag| !tag.is_empty()),
         progress: Some(Arc::new(progress)),
+        ..ImportOptions::default()
     };
     match engine.import_images(archive, options).await {
         Ok(imported) => {

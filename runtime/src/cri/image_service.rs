@@ -3,7 +3,7 @@
 use pintle_cri_api::v1::{self as cri, image_service_server::ImageService};
 use tonic::Request;
 
-use super::{Reply, image_reply, images, reply, stream::Streamed};
+use super::{Reply, image_reply, images, pull_reply, reply, stream::Streamed};
 use crate::Engine;
 
 #[tonic::async_trait]
@@ -29,7 +29,7 @@ impl ImageService for Engine {
     }
 
     async fn pull_image(&self, request: Request<cri::PullImageRequest>) -> Reply<cri::PullImageResponse> {
-        image_reply(images::pull(self, request.into_inner()).await)
+        pull_reply(images::pull(self, request.into_inner()).await)
     }
 
     async fn remove_image(

@@ -1,4 +1,7 @@
 //! Calls about images: ListImages, ImageStatus, PullImage, RemoveImage, ImageFsInfo.
+//!
+//! All runtime handlers share one store: an image that was pulled for one is there for all, and the handler a caller names is
+//! told back to it.
 
 use pintle_cri_api::v1 as cri;
 
@@ -6,6 +9,7 @@ use super::stream::{self, Streamed};
 use crate::{
     Engine, Error, Result,
     engine::{host, images, stats},
+    spec::bounds,
 };
 
 pub(super) async fn list(
@@ -27,17 +31,27 @@ pub(super) async fn status(
     engine: &Engine,
     request: cri::ImageStatusRequest,
 ) -> Result<cri::ImageStatusResponse> {
-    let found = engine.find_image(&name(request.image)?).await?;
+    let asked = spec(request.image)?;
+    let found = engine.find_image(&asked.image).await?;
     let mut info = std::collections::BTreeMap::new();
     if let Some(image) = found.as_ref().filter(|_| request.verbose) {
         info.insert("info".to_owned(), images::image_info(image));
     }
-    Ok(cri::ImageStatusResponse { image: found.as_ref().map(images::cri_image), info })
+    let image = found.as_ref().map(|image| {
+        let mut image = engine.cri_image(image);
+        if let Some(spec) = &mut image.spec {
+            spec.user_specified_image = asked.user_specified_image;
+            spec.runtime_handler = asked.runtime_handler;
+        }
+        image
+    });
+    Ok(cri::ImageStatusResponse { image, info })
 }
 
 pub(super) async fn pull(engine: &Engine, request: cri::PullImageRequest) -> Result<cri::PullImageResponse> {
-    let auth = images::auth(request.auth)?;
-    let image_ref = engine.arc()?.pull_image(&name(request.image)?, auth, None).await?;
+    let spec = spec(request.image)?;
+    let asked = images::asked(request.auth, spec.annotations.into_iter().collect())?;
+    let image_ref = engine.arc()?.pull_image(&spec.image, asked, None).await?;
     Ok(cri::PullImageResponse { image_ref })
 }
 
@@ -45,7 +59,7 @@ pub(super) async fn remove(
     engine: &Engine,
     request: cri::RemoveImageRequest,
 ) -> Result<cri::RemoveImageResponse> {
-    engine.delete_image(&name(request.image)?).await?;
+    engine.delete_image(&spec(request.image)?.image).await?;
     Ok(cri::RemoveImageResponse {})
 }
 
@@ -63,7 +77,12 @@ pub(super) async fn fs_info(engine: &Engine) -> Result<cri::ImageFsInfoResponse>
     })
 }
 
-fn name(image: Option<cri::ImageSpec>) -> Result<String> {
-    let name = image.map(|image| image.image).unwrap_or_default();
-    if name.is_empty() { Err(Error::InvalidArgument("image: is missing".to_owned())) } else { Ok(name) }
+/// The image that is asked for, within bounds.
+fn spec(image: Option<cri::ImageSpec>) -> Result<cri::ImageSpec> {
+    let spec = image.unwrap_or_default();
+    if spec.image.is_empty() {
+        return Err(Error::InvalidArgument("image: is missing".to_owned()));
+    }
+    bounds::image(&spec)?;
+    Ok(spec)
 }

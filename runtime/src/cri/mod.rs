@@ -19,7 +19,7 @@ mod status;
 mod stream;
 
 pub use node::{API_VERSION, RUNTIME_NAME};
-pub use status::{to_image_status, to_status};
+pub use status::{to_image_status, to_pull_status, to_status};
 
 /// The answer to a call.
 type Reply<T> = std::result::Result<tonic::Response<T>, tonic::Status>;
@@ -32,4 +32,9 @@ fn reply<T>(outcome: crate::Result<T>) -> Reply<T> {
 /// The same for a call that is about one image.
 fn image_reply<T>(outcome: crate::Result<T>) -> Reply<T> {
     outcome.map(tonic::Response::new).map_err(|error| to_image_status(&error))
+}
+
+/// The same for a pull.
+fn pull_reply<T>(outcome: crate::Result<T>) -> Reply<T> {
+    outcome.map(tonic::Response::new).map_err(|error| to_pull_status(&error))
 }

@@ -26,6 +26,21 @@ pub fn to_image_status(error: &Error) -> Status {
     to_status(error)
 }
 
+/// The status for a pull that failed, in the words by which a kubelet tells what is to blame: it looks at how the text begins,
+/// and only where the code says nothing.
+#[must_use]
+pub fn to_pull_status(error: &Error) -> Status {
+    let Error::Image { source, .. } = error else { return to_status(error) };
+    let blame = if matches!(source, pintle_image::Error::Refused { .. }) {
+        "SignatureValidationFailed"
+    } else if source.is_registry_unavailable() {
+        "RegistryUnavailable"
+    } else {
+        return to_image_status(error);
+    };
+    Status::new(Code::Unknown, shortened(format!("{blame}: {}", Error::causes(source))))
+}
+
 /// Errors quote what was asked for, and a status travels as a header, which a client takes only up to some size: beyond
 /// that the client would be told of a broken connection instead of the reason.
 fn shortened(mut text: String) -> String {
@@ -103,6 +118,27 @@ mod tests {
         let error = Error::Image { operation: "pulling image \"x\"".to_owned(), source };
         let status = to_image_status(&error);
         assert_eq!((status.code(), status.message()), (Code::NotFound, "image x not found"));
+    }
+
+    #[test]
+    fn a_kubelet_is_told_in_its_words_that_a_registry_or_a_signature_is_to_blame() {
+        let pull = |source| to_pull_status(&Error::Image { operation: "pulling".to_owned(), source });
+        let down = pull(pintle_image::Error::Registry {
+            operation: "fetch".to_owned(),
+            host: "h".to_owned(),
+            status: 503,
+            message: "no".to_owned(),
+        });
+        assert_eq!(down.code(), Code::Unknown);
+        assert!(down.message().starts_with("RegistryUnavailable: fetch at h"), "{down}");
+        let refused =
+            pull(pintle_image::Error::Refused { image: "a".to_owned(), reason: "no signature".to_owned() });
+        assert_eq!(refused.code(), Code::Unknown);
+        assert!(
+            refused.message().starts_with("SignatureValidationFailed: the signature policy"),
+            "{refused}"
+        );
+        assert_eq!(pull(pintle_image::Error::NotFound { what: "x".to_owned() }).code(), Code::NotFound);
     }
 
     #[test]

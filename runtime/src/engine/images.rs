@@ -2,7 +2,7 @@
 //!
 //! In: CRI's image names and credentials. Out: CRI's images. What is stored how is `pintle-image`'s business.
 
-use std::{fmt::Write as _, io::Read, sync::Arc};
+use std::{collections::BTreeMap, io::Read, sync::Arc};
 
 use pintle_cri_api::v1 as cri;
 use pintle_image::{Auth, Image, ImportOptions, Progress, PullOptions};
@@ -20,11 +20,11 @@ impl Engine {
     pub async fn images_matching(&self, filter: Option<cri::ImageFilter>) -> Result<Vec<cri::Image>> {
         let name = filter.and_then(|filter| filter.image).map(|image| image.image).unwrap_or_default();
         if !name.is_empty() {
-            return Ok(self.find_image(&name).await?.iter().map(cri_image).collect());
+            return Ok(self.find_image(&name).await?.iter().map(|image| self.cri_image(image)).collect());
         }
         let images = self.images.clone();
         let list = blocking(move || images.list().map_err(Error::image("listing images"))).await?;
-        Ok(list.iter().map(cri_image).collect())
+        Ok(list.iter().map(|image| self.cri_image(image)).collect())
     }
 
     /// The image with a name or id; `None` when there is none.
@@ -48,10 +48,19 @@ impl Engine {
     pub async fn pull_image(
         self: &Arc<Self>,
         name: &str,
-        auth: Option<Auth>,
+        asked: Asked,
         progress: Option<Arc<dyn Progress>>,
     ) -> Result<String> {
-        let options = PullOptions { auth, registry_config: self.config.registry_config.clone(), progress };
+        let options = PullOptions {
+            auth: asked.auth,
+            auth_server: asked.auth_server,
+            annotations: asked.annotations,
+            keyring: Some(Arc::clone(&self.image_sources.keyring)),
+            policy: self.image_sources.policy.clone(),
+            progress_deadline: self.image_sources.progress_deadline,
+            registry_config: self.config.registry_config.clone(),
+            progress,
+        };
         let (name, engine) = (name.to_owned(), Arc::clone(self));
         // Not on a blocking thread: pulls that wait for hung registries would leave none for those that unpack.
         detached(async move {
@@ -73,6 +82,7 @@ impl Engine {
         options: ImportOptions,
     ) -> Result<Vec<Image>> {
         let engine = Arc::clone(self);
+        let options = ImportOptions { policy: self.image_sources.policy.clone(), ..options };
         blocking(move || {
             let imported =
                 engine.images.import(archive, options).map_err(Error::image("importing images"))?;
@@ -80,6 +90,28 @@ impl Engine {
             Ok(imported)
         })
         .await
+    }
+
+    /// Writes an archive of images.
+    ///
+    /// # Errors
+    /// When there is no such image, or the writer fails; what was written then is no archive.
+    pub async fn export_images(
+        self: &Arc<Self>,
+        names: Vec<String>,
+        to: impl std::io::Write + Send + 'static,
+    ) -> Result<()> {
+        let images = self.images.clone();
+        blocking(move || images.export(&names, to).map_err(Error::image("exporting images"))).await
+    }
+
+    /// Holds the image store against what it claims to be.
+    ///
+    /// # Errors
+    /// When it cannot be listed.
+    pub async fn verify_images(&self, progress: Arc<dyn Progress>) -> Result<pintle_image::Verification> {
+        let images = self.images.clone();
+        blocking(move || images.verify(Some(&*progress)).map_err(Error::image("verifying images"))).await
     }
 
     /// Removes an image by name or id. No such image: nothing happens.
@@ -97,30 +129,57 @@ impl Engine {
     }
 }
 
-/// CRI's view of an image.
-#[must_use]
-pub fn cri_image(image: &Image) -> cri::Image {
-    let user = image.config.config().as_ref().and_then(|config| config.user().clone()).unwrap_or_default();
-    let user = user.split(':').next().unwrap_or_default();
-    let uid = user.parse::<i64>().ok();
-    let name = image.repo_tags.first().unwrap_or(&image.id).clone();
-    cri::Image {
-        id: image.id.clone(),
-        repo_tags: image.repo_tags.clone(),
-        repo_digests: image.repo_digests.clone(),
-        size: image.size,
-        uid: uid.map(|value| cri::Int64Value { value }),
-        username: if uid.is_none() { user.to_owned() } else { String::new() },
-        spec: Some(cri::ImageSpec { image: name, ..Default::default() }),
-        pinned: false,
+impl Engine {
+    /// CRI's view of an image.
+    #[must_use]
+    pub fn cri_image(&self, image: &Image) -> cri::Image {
+        let names: Vec<_> =
+            image.repo_tags.iter().chain(&image.repo_digests).chain([&image.id]).cloned().collect();
+        let user =
+            image.config.config().as_ref().and_then(|config| config.user().clone()).unwrap_or_default();
+        let user = user.split(':').next().unwrap_or_default();
+        let uid = user.parse::<i64>().ok();
+        let spec = cri::ImageSpec {
+            image: image.repo_tags.first().unwrap_or(&image.id).clone(),
+            annotations: image.annotations.clone().into_iter().collect(),
+            ..Default::default()
+        };
+        cri::Image {
+            id: image.id.clone(),
+            repo_tags: image.repo_tags.clone(),
+            repo_digests: image.repo_digests.clone(),
+            size: image.size,
+            uid: uid.map(|value| cri::Int64Value { value }),
+            username: if uid.is_none() { user.to_owned() } else { String::new() },
+            spec: Some(spec),
+            pinned: self.image_sources.is_pinned(&names),
+        }
     }
 }
 
-/// The credentials of CRI's `AuthConfig`.
+/// How an image is to be pulled.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// The caller's credentials.
+    pub auth: Option<Auth>,
+    /// The server they are for, if the caller said so.
+    pub auth_server: Option<String>,
+    /// Kept with the image.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What is asked for with CRI's `AuthConfig`.
 ///
 /// # Errors
-/// When they cannot be decoded or are of a kind that is not supported.
-pub fn auth(config: Option<cri::AuthConfig>) -> Result<Option<Auth>> {
+/// When the credentials cannot be decoded.
+pub fn asked(config: Option<cri::AuthConfig>, annotations: BTreeMap<String, String>) -> Result<Asked> {
+    let server = config.as_ref().map(|config| config.server_address.clone()).unwrap_or_default();
+    let auth_server = Some(server).filter(|server| !server.is_empty());
+    Ok(Asked { auth: auth(config)?, auth_server, annotations })
+}
+
+/// A registry token is meant for the registry itself and is the most particular; after that the order is containerd's.
+fn auth(config: Option<cri::AuthConfig>) -> Result<Option<Auth>> {
     let Some(config) = config else { return Ok(None) };
     if !config.registry_token.is_empty() {
         return Ok(Some(Auth::Token(config.registry_token)));
@@ -128,38 +187,23 @@ pub fn auth(config: Option<cri::AuthConfig>) -> Result<Option<Auth>> {
     if !config.username.is_empty() {
         return Ok(Some(Auth::Basic { username: config.username, password: config.password }));
     }
-    if !config.auth.is_empty() {
-        return decode_basic(&config.auth).map(Some);
-    }
     if !config.identity_token.is_empty() {
-        return Err(Error::Unimplemented(
-            "identity tokens are not supported; use a registry token".to_owned(),
-        ));
+        return Ok(Some(Auth::Identity(config.identity_token)));
+    }
+    if !config.auth.is_empty() {
+        return Auth::decode(&config.auth)
+            .map(Some)
+            .map_err(|e| Error::InvalidArgument(format!("auth: {e}")));
     }
     Ok(None)
-}
-
-/// `user:password` in base64, as in a docker configuration.
-fn decode_basic(text: &str) -> Result<Auth> {
-    use base64::Engine as _;
-    let bad = || Error::InvalidArgument("auth: not base64 of user:password".to_owned());
-    let bytes = base64::engine::general_purpose::STANDARD.decode(text.trim()).map_err(|_| bad())?;
-    let text = String::from_utf8(bytes).map_err(|_| bad())?;
-    let (username, password) = text.split_once(':').ok_or_else(bad)?;
-    let password = password.trim_end_matches('\0').to_owned();
-    Ok(Auth::Basic { username: username.to_owned(), password })
 }
 
 /// What `verbose` adds to an image's status.
 #[must_use]
 pub fn image_info(image: &Image) -> String {
     let config = serde_json::to_value(&image.config).unwrap_or_default();
-    let chain = image.chain_ids.iter().fold(String::new(), |mut text, id| {
-        // Writing to a String cannot fail.
-        write!(text, "{id} ").unwrap_or(());
-        text
-    });
-    serde_json::json!({"chainID": chain.trim(), "imageSpec": config}).to_string()
+    let chain = image.chain_ids.last().cloned().unwrap_or_default();
+    serde_json::json!({"chainID": chain, "imageSpec": config}).to_string()
 }
 
 #[cfg(test)]
@@ -176,6 +220,10 @@ mod tests {
         assert_eq!(auth(Some(plain)).unwrap(), Some(basic));
         let token = cri::AuthConfig { registry_token: "t".to_owned(), ..Default::default() };
         assert_eq!(auth(Some(token)).unwrap(), Some(Auth::Token("t".to_owned())));
+        let identity = cri::AuthConfig { identity_token: "i".to_owned(), ..Default::default() };
+        assert_eq!(auth(Some(identity)).unwrap(), Some(Auth::Identity("i".to_owned())));
+        let server = cri::AuthConfig { server_address: "a.example".to_owned(), ..Default::default() };
+        assert_eq!(asked(Some(server), BTreeMap::new()).unwrap().auth_server.as_deref(), Some("a.example"));
         assert_eq!(auth(None).unwrap(), None);
         assert!(auth(Some(cri::AuthConfig { auth: "!".to_owned(), ..Default::default() })).is_err());
     }

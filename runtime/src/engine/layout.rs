@@ -10,6 +10,8 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
+use super::image_settings::ImageSettings;
+
 /// The default state directory; its instance carries no tag.
 pub const DEFAULT_STATE: &str = "/run/pintle";
 
@@ -24,6 +26,8 @@ pub struct EngineConfig {
     pub pod_cidr: Option<String>,
     /// Registry configuration in containerd's `hosts.toml` layout.
     pub registry_config: Option<PathBuf>,
+    /// How images are come by.
+    pub images: ImageSettings,
     /// The supervisor's program, `pintle-shim`.
     pub shim: PathBuf,
     /// The cgroup under which everything is made; absent: `/`, or `/pintle-<tag>` beside a default instance.
@@ -41,6 +45,7 @@ impl EngineConfig {
             state: state.into(),
             pod_cidr: None,
             registry_config: None,
+            images: ImageSettings::default(),
             shim: default_shim(),
             cgroup_root: None,
             open_files: None,

@@ -20,6 +20,7 @@ pub mod holds;
 pub mod host;
 mod identity;
 pub mod ids;
+pub(crate) mod image_settings;
 pub mod images;
 pub mod launch;
 pub mod layout;
@@ -61,6 +62,7 @@ use self::{
     cgroups::Cgroups,
     error::{Error, Result},
     events::EventHub,
+    image_settings::ImageSources,
     layout::{EngineConfig, Layout},
     state::{Container, Sandbox},
 };
@@ -72,6 +74,7 @@ pub struct Engine {
     pub(crate) config: EngineConfig,
     pub(crate) layout: Layout,
     pub(crate) images: ImageStore,
+    pub(crate) image_sources: ImageSources,
     pub(crate) network: Arc<Network>,
     pub(crate) cgroups: Arc<Cgroups>,
     pub(crate) host: HostFacts,
@@ -117,6 +120,7 @@ impl Engine {
             sandbox_files::make_dir(dir)?;
         }
         let lock = take_lock(&layout)?;
+        let image_sources = ImageSources::read(&config.images)?;
         let images = ImageStore::open(&layout.root).map_err(Error::image("opening the image store"))?;
         let network = open_network(&config, &layout)?;
         let addresses_freed = Arc::new(Notify::new());
@@ -130,6 +134,7 @@ impl Engine {
         Ok(Self {
             config,
             images,
+            image_sources,
             network: Arc::new(network),
             cgroups: Arc::new(cgroups),
             host,

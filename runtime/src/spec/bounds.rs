@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use pintle_cri_api::v1::{ContainerConfig, LinuxContainerSecurityContext, PodSandboxConfig};
+use pintle_cri_api::v1::{ContainerConfig, ImageSpec, LinuxContainerSecurityContext, PodSandboxConfig};
 
 use super::Error;
 
@@ -25,6 +25,8 @@ pub const MAX_UID: usize = 256;
 pub const MAX_KEY: usize = 317;
 /// The most bytes of all labels and annotations together: twice what Kubernetes takes. They are in every list.
 pub const MAX_METADATA: usize = 512 * 1024;
+/// The most bytes of the annotations an image is pulled with; every list of images has them.
+pub const MAX_IMAGE_ANNOTATIONS: usize = 8 * 1024;
 /// The most bytes of one argument or environment variable; the kernel's `MAX_ARG_STRLEN`, less the final NUL.
 pub const MAX_ARGUMENT: usize = 128 * 1024 - 1;
 /// The most bytes of all arguments and variables together; they are in the bundle, which is read into memory.
@@ -95,6 +97,19 @@ pub fn container(config: &ContainerConfig) -> Result<(), Error> {
     }
     let security = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     security.map_or(Ok(()), security_context)
+}
+
+/// Checks the size of what says which image is meant.
+///
+/// # Errors
+/// With the first field that says too much.
+pub fn image(image: &ImageSpec) -> Result<(), Error> {
+    required_word("image", &image.image, MAX_PATH)?;
+    word("image.user_specified_image", &image.user_specified_image, MAX_PATH)?;
+    word("image.runtime_handler", &image.runtime_handler, MAX_NAME)?;
+    at_most("image.annotations", image.annotations.len(), MAX_ITEMS)?;
+    let all: usize = image.annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
+    at_most("image.annotations: bytes", all, MAX_IMAGE_ANNOTATIONS)
 }
 
 /// Checks the size of a command to be run.

@@ -13,10 +13,13 @@ use crate::{
     session::{Call, Session},
     size,
     table::Table,
+    verbs::image_verify::{self, ImageCommand},
 };
 
 #[derive(Debug, clap::Args)]
 pub struct ImagesArgs {
+    #[command(subcommand)]
+    command: Option<ImageCommand>,
     /// Only this image
     #[arg(value_name = "REPOSITORY[:TAG]")]
     image: Option<String>,
@@ -47,6 +50,9 @@ struct Name {
 const NONE: &str = "<none>";
 
 pub(crate) async fn run(args: ImagesArgs, session: &Session, io: &mut Io<'_>) -> Result<(), CliError> {
+    if let Some(ImageCommand::Verify(args)) = args.command {
+        return image_verify::run(args, session, io).await;
+    }
     let images = list(session, args.image.clone()).await?;
     match args.output {
         ListFormat::Table if args.quiet => {

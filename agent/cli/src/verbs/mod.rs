@@ -3,7 +3,9 @@
 pub(crate) mod completion;
 pub(crate) mod create;
 pub(crate) mod exec;
+pub(crate) mod export;
 pub(crate) mod get;
+pub(crate) mod image_verify;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod info;

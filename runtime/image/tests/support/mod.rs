@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "helpers of tests, not all used by each of them")]
 
 pub(crate) mod raw_tar;
+pub(crate) mod server;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -260,6 +261,8 @@ pub(crate) struct RegistryOptions {
     /// User and password.
     pub(crate) user: Option<(&'static str, &'static str)>,
     pub(crate) tls: bool,
+    /// Whether clients have to show a certificate (`client.pem`, `client.key`).
+    pub(crate) client_certificates: bool,
 }
 
 /// Debian's docker-registry on a loopback port of its own.
@@ -310,6 +313,9 @@ impl Registry {
                 show("server.pem"),
                 show("server.key")
             );
+        }
+        if options.client_certificates {
+            config += &format!("    clientcas:\n      - {}\n", show("ca.pem"));
         }
         if let Some((user, password)) = options.user {
             let line = run(Command::new("htpasswd").args(["-nbB", user, password]));
@@ -372,7 +378,7 @@ impl Drop for Registry {
     }
 }
 
-/// A CA (`ca.pem`) and a server certificate for 127.0.0.1.
+/// A CA (`ca.pem`), a server certificate for 127.0.0.1 and a client's.
 fn make_certificates(dir: &Path) {
     let openssl = |arguments: &str| {
         run(Command::new("openssl").args(arguments.split(' ')).current_dir(dir));
@@ -383,5 +389,9 @@ fn make_certificates(dir: &Path) {
     openssl(&format!("{key} -keyout server.key -out server.csr -subj /CN=registry"));
     openssl(
         "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san -out server.pem",
+    );
+    openssl(&format!("{key} -keyout client.key -out client.csr -subj /CN=node"));
+    openssl(
+        "x509 -req -in client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san -out client.pem",
     );
 }
