@@ -3,12 +3,14 @@
 //! In: the text of `/etc/pintle/config.yaml` (`KubeletConfiguration`'s names where a field means the same) and the
 //! flags. Out: [`Settings`], checked and with every default filled in. It makes no directory and opens no socket.
 
+mod handlers;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use pintle_runtime::ImageSettings;
+use pintle_runtime::{ImageSettings, RuntimeHandler};
 use serde::{Deserialize, Deserializer};
 
 /// Where the configuration is when nobody says otherwise; it need not exist there.
@@ -93,6 +95,7 @@ pub(crate) struct ConfigFile {
     cgroup_root: Option<String>,
     system_reserved: Reserved,
     seccomp_default: Option<bool>,
+    runtime_handlers: Vec<handlers::HandlerFile>,
     container_log_max_size: Option<Quantity>,
     container_log_max_files: Option<u32>,
     container_log_monitor_interval: Option<Span>,
@@ -137,6 +140,8 @@ pub(crate) struct Flags {
     pub(crate) images: ImageFlags,
     /// `--log-level`.
     pub(crate) log_level: Option<String>,
+    /// `--runtime-handler`, each `NAME=PATH`.
+    pub(crate) runtime_handlers: Vec<String>,
 }
 
 /// How images are come by, besides where registries are.
@@ -204,6 +209,8 @@ pub(crate) struct Settings {
     pub(crate) reserved: Reserved,
     /// Whether containers that ask for no seccomp profile get the default one.
     pub(crate) seccomp_default: bool,
+    /// External OCI runtimes.
+    pub(crate) runtime_handlers: Vec<RuntimeHandler>,
     /// Rotation of containers' logs.
     pub(crate) logs: LogLimits,
 }
@@ -328,6 +335,8 @@ pub(crate) fn settle(file: ConfigFile, flags: Flags, origin: &str) -> Result<Set
         cgroup_root: cgroup_root(file.cgroup_root, &state).map_err(|r| invalid("cgroupRoot", &r))?,
         reserved: file.system_reserved,
         seccomp_default: file.seccomp_default.unwrap_or(true),
+        runtime_handlers: handlers::merge(file.runtime_handlers, &flags.runtime_handlers)
+            .map_err(|r| invalid("runtimeHandlers", &r))?,
         logs: LogLimits {
             max_size: bytes(file.container_log_max_size.as_ref())
                 .map_err(|r| invalid("containerLogMaxSize", &r))?
@@ -557,6 +566,38 @@ mod tests {
         ] {
             let error = settled(text, Flags::default()).expect_err(text).to_string();
             assert!(error.contains(&format!(": {field}: ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn runtime_handlers_are_read_checked_and_overridden_by_name() {
+        let file = "runtimeHandlers:\n- name: runc\n  path: /usr/sbin/runc\n- name: gvisor\n  path: /opt/runsc\n  \
+                    args: [--platform=systrap]\n  createArgs: [--no-pivot]\n";
+        let flags = Flags { runtime_handlers: vec!["runc=/opt/runc".to_owned()], ..Flags::default() };
+        let handlers = settled(file, flags).expect("settles").runtime_handlers;
+        let gvisor = RuntimeHandler {
+            args: vec!["--platform=systrap".to_owned()],
+            create_args: vec!["--no-pivot".to_owned()],
+            ..RuntimeHandler::new("gvisor", "/opt/runsc")
+        };
+        assert_eq!(handlers, [gvisor, RuntimeHandler::new("runc", "/opt/runc")]);
+        for (text, flag, reason) in [
+            ("runtimeHandlers:\n- {name: Runc, path: /r}\n", None, ": runtimeHandlers: [0].name: \"Runc\""),
+            (
+                "runtimeHandlers:\n- {name: runc, path: runc}\n",
+                None,
+                "[0].path: runc is not an absolute path",
+            ),
+            ("runtimeHandlers:\n- {name: runc}\n", None, "path"),
+            ("runtimeHandlers:\n- {name: runc, path: /r, binary: x}\n", None, "binary"),
+            ("runtimeHandlers:\n- {name: a, path: /r}\n- {name: a, path: /s}\n", None, "twice"),
+            ("", Some("runc"), "--runtime-handler \"runc\" is not NAME=PATH"),
+            ("", Some("=/r"), "[0].name"),
+        ] {
+            let flags =
+                Flags { runtime_handlers: flag.map(str::to_owned).into_iter().collect(), ..Flags::default() };
+            let error = settled(text, flags).expect_err(text).to_string();
+            assert!(error.contains(reason), "{error}");
         }
     }
 

@@ -101,6 +101,9 @@ struct DaemonArgs {
     registry_config: Option<PathBuf>,
     #[command(flatten)]
     images: config::ImageFlags,
+    /// An OCI runtime that pods may name as their runtime handler; may be given several times
+    #[arg(long, value_name = "NAME=PATH")]
+    runtime_handler: Vec<String>,
     /// error, warn, info, debug or trace [default: info]; RUST_LOG wins
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -164,6 +167,7 @@ impl DaemonArgs {
             pod_cidr: self.pod_cidr.clone(),
             registry_config: self.registry_config.clone(),
             images: self.images.clone(),
+            runtime_handlers: self.runtime_handler.clone(),
             log_level: self.log_level.clone(),
             ..Flags::default()
         }

@@ -111,6 +111,7 @@ async fn open_engine(settings: &Settings) -> anyhow::Result<Arc<Engine>> {
         shim: config::find_shim(settings.shim.as_deref())?,
         cgroup_root: Some(settings.cgroup_root.clone()),
         open_files: Some(daemon::raise_open_files()),
+        runtime_handlers: settings.runtime_handlers.clone(),
     };
     let (root, state) = (settings.root.display(), settings.state.display());
     open_when_free(config).await.with_context(|| format!("open the engine of root {root} and state {state}"))

@@ -21,6 +21,7 @@ pub mod waterfall;
 pub use engine::{
     Engine,
     error::{Error, Result},
+    handlers::{RuntimeHandler, check as check_runtime_handlers},
     image_settings::ImageSettings,
     layout::{EngineConfig, Layout, default_shim},
     serve::bind,

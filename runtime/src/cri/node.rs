@@ -3,7 +3,10 @@
 use pintle_cri_api::v1 as cri;
 use serde_json::json;
 
-use crate::{Engine, Error, Result, engine::host};
+use crate::{
+    Engine, Error, Result,
+    engine::{handlers::Handler, host},
+};
 
 /// The engine's name.
 pub const RUNTIME_NAME: &str = "pintle";
@@ -26,15 +29,41 @@ pub(super) fn status(engine: &Engine, verbose: bool) -> cri::StatusResponse {
     if verbose {
         info.insert("config".to_owned(), verbose_info(engine).to_string());
     }
-    let features = cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, ..Default::default() };
     cri::StatusResponse {
         status: Some(cri::RuntimeStatus {
             conditions: vec![runtime_condition(engine), network_condition(engine)],
         }),
         info,
-        runtime_handlers: vec![cri::RuntimeHandler { name: String::new(), features: Some(features) }],
+        runtime_handlers: runtime_handlers(engine),
         features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
     }
+}
+
+/// The native engine, then those that were configured. What one of them can do is known once it has been asked.
+fn runtime_handlers(engine: &Engine) -> Vec<cri::RuntimeHandler> {
+    let features = |recursive_read_only_mounts| cri::RuntimeHandlerFeatures {
+        recursive_read_only_mounts,
+        ..Default::default()
+    };
+    let native = cri::RuntimeHandler { name: String::new(), features: Some(features(true)) };
+    let external = engine.handlers.iter().map(|handler| cri::RuntimeHandler {
+        name: handler.config.name.clone(),
+        features: handler.facts().map(|facts| features(facts.recursive_read_only)),
+    });
+    std::iter::once(native).chain(external).collect()
+}
+
+fn handlers_info(engine: &Engine) -> Vec<serde_json::Value> {
+    let one = |handler: &Handler| {
+        json!({
+            "name": handler.config.name,
+            "path": handler.config.path,
+            "args": handler.config.args,
+            "createArgs": handler.config.create_args,
+            "trouble": handler.trouble(),
+        })
+    };
+    engine.handlers.iter().map(one).collect()
 }
 
 pub(super) fn runtime_config() -> cri::RuntimeConfigResponse {
@@ -93,6 +122,7 @@ fn verbose_info(engine: &Engine) -> serde_json::Value {
         "bridge": layout.bridge,
         "nftTable": layout.nft_table,
         "kernel": host::kernel_release(),
+        "runtimeHandlers": handlers_info(engine),
         "capabilities": engine.host.capabilities,
         "lowestOomScoreAdj": engine.host.oom_floor,
         "sandboxes": engine.all_sandboxes().len(),

@@ -18,6 +18,7 @@ use tracing::{Instrument as _, Span, field, info_span};
 use super::{
     Engine, blocking, detached,
     error::{Error, Failures, Result},
+    handlers::External,
     host, ids, layout,
     lifecycle::awaited,
     lookups::{self, Prepared},
@@ -76,6 +77,8 @@ impl Engine {
             return Ok(id);
         }
         self.check_room(sandbox)?;
+        let handler = sandbox.look(|record| record.config.runtime_handler.clone());
+        let external = self.handlers.external(&handler).await?;
         let image = self.image_of(&config).instrument(stage!("image")).await?;
         let pid = self.pid_namespace(sandbox, &config)?;
         let record = self.new_record(sandbox, &config, &image)?;
@@ -83,7 +86,7 @@ impl Engine {
         let dir = self.layout.container(&record.id);
         let container = Arc::new(Container::new(record, Arc::clone(sandbox), dir, Phase::Created));
         self.insert_container(&container);
-        let parts = Parts { config, image, pid };
+        let parts = Parts { config, image, pid, external };
         match self.build(&container, parts).await {
             Ok(()) => {
                 self.publish_container(&container, view::CREATED);
@@ -218,6 +221,7 @@ impl Engine {
         let oom_score_adj = self.clamp_oom(oom_score(&parts.config));
         let kill_all_on_exit = parts.pid != PidNamespace::Own;
         let stdin = parts.config.stdin;
+        let runtime = parts.external.as_ref().map(|external| external.runtime.clone());
         let engine = Arc::clone(self);
         let prepared = blocking({
             let container = Arc::clone(container);
@@ -239,7 +243,7 @@ impl Engine {
             stdin,
             kill_all_on_exit,
             oom_score_adj: Some(oom_score_adj),
-            runtime: None,
+            runtime,
         });
         let answer = connection.request(request, CREATE_LIMIT).instrument(stage!("create")).await;
         let answer = answer.map_err(Error::supervisor("creating the container"))?;
@@ -282,6 +286,7 @@ impl Engine {
             pid: parts.pid,
             host: &self.host,
             filters: &self.filters,
+            external: parts.external.as_ref(),
         })
     }
 }
@@ -292,6 +297,8 @@ struct Parts {
     config: ContainerConfig,
     image: Image,
     pid: PidNamespace,
+    /// What makes it, if that is not the native engine.
+    external: Option<External>,
 }
 
 /// The security context, if the request has one.

@@ -10,6 +10,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
+use super::handlers::RuntimeHandler;
 use super::image_settings::ImageSettings;
 
 /// The default state directory; its instance carries no tag.
@@ -34,6 +35,8 @@ pub struct EngineConfig {
     pub cgroup_root: Option<String>,
     /// The soft and the hard limit on open files that containers get; absent: the engine's own.
     pub open_files: Option<(u64, u64)>,
+    /// External OCI runtimes, by the names under which pods ask for them.
+    pub runtime_handlers: Vec<RuntimeHandler>,
 }
 
 impl EngineConfig {
@@ -49,6 +52,7 @@ impl EngineConfig {
             shim: default_shim(),
             cgroup_root: None,
             open_files: None,
+            runtime_handlers: Vec::new(),
         }
     }
 }

@@ -15,6 +15,7 @@ use pintle_cri_api::v1::{ContainerConfig, Device, Mount, MountPropagation};
 use super::{
     container,
     error::{Error, Result},
+    handlers::External,
     records::{NamespaceMode, SandboxConfig, UserRecord},
     rootfs::{self, Kind},
     sandbox_files,
@@ -59,6 +60,8 @@ pub struct Request<'a> {
     pub host: &'a HostFacts,
     /// The seccomp filters.
     pub filters: &'a Filters,
+    /// The external runtime that makes it, if one does.
+    pub external: Option<&'a External>,
 }
 
 /// What was found out and is told later.
@@ -95,7 +98,10 @@ pub fn prepare(request: &Request<'_>) -> Result<Prepared> {
     }
     let dir = &container.sandbox.dir;
     let shm = sandbox_files::shm_source(dir, &sandbox.config);
-    let spec = spec(&Input {
+    if let Some(external) = request.external {
+        check_mounts(external, &mounts)?;
+    }
+    let mut spec = spec(&Input {
         config,
         image,
         sandbox: &sandbox.config,
@@ -115,10 +121,32 @@ pub fn prepare(request: &Request<'_>) -> Result<Prepared> {
         host: request.host,
     })?;
     make_own_mount_points(rootfs, &spec)?;
+    let profile = seccomp::of_container(&security)?;
+    let seccomp = match request.external {
+        None => request.filters.write(&profile, &spec, &container.dir)?,
+        Some(_) => {
+            // Such a runtime compiles and loads the profile by itself.
+            let profile = request.filters.oci(&profile, &spec)?;
+            if let Some(linux) = spec.linux_mut() {
+                linux.set_seccomp(profile);
+            }
+            false
+        }
+    };
     sandbox_files::write_bundle(&container.dir, &spec)?;
-    let seccomp = request.filters.write(&seccomp::of_container(&security)?, &spec, &container.dir)?;
     let ResolvedUser { uid, gid, groups, .. } = user;
     Ok(Prepared { user: UserRecord { uid, gid, groups }, seccomp })
+}
+
+/// A runtime that does not know the option would leave it out without a word.
+fn check_mounts(external: &External, mounts: &[ResolvedMount]) -> Result<()> {
+    match mounts.iter().find(|mount| mount.recursive_read_only) {
+        Some(mount) if !external.facts.recursive_read_only => Err(Error::InvalidArgument(format!(
+            "mounts: {}: recursive_read_only: the runtime of handler {:?} does not know it",
+            mount.destination, external.handler
+        ))),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// The node's `/etc/hosts`, for pods on the node's network.

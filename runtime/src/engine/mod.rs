@@ -16,6 +16,7 @@ mod damage;
 pub mod error;
 pub mod events;
 pub mod exec;
+pub mod handlers;
 pub mod holds;
 pub mod host;
 mod identity;
@@ -79,6 +80,7 @@ pub struct Engine {
     pub(crate) cgroups: Arc<Cgroups>,
     pub(crate) host: HostFacts,
     pub(crate) filters: seccomp::Filters,
+    pub(crate) handlers: Arc<handlers::Handlers>,
     pub(crate) boot: String,
     pub(crate) shim: program::Program,
     pub(crate) events: EventHub,
@@ -109,11 +111,13 @@ impl Engine {
     pub async fn open(config: EngineConfig) -> Result<Arc<Self>> {
         let engine = blocking(move || Self::set_up(config)).await?;
         let engine = Arc::new_cyclic(|this| engine.with_this(this));
+        engine.handlers.spawn_asking();
         recovery::recover(&engine).await?;
         Ok(engine)
     }
 
     fn set_up(config: EngineConfig) -> Result<Self> {
+        let handlers = handlers::Handlers::new(&config.runtime_handlers)?;
         let layout = Layout::new(&config);
         make_state_dir(&layout.state)?;
         for dir in [&layout.sandboxes(), &layout.containers(), &layout.network()] {
@@ -139,6 +143,7 @@ impl Engine {
             cgroups: Arc::new(cgroups),
             host,
             filters: seccomp::Filters::default(),
+            handlers: Arc::new(handlers),
             boot: host::boot_id()?,
             shim,
             events: EventHub::new(events::CAPACITY),

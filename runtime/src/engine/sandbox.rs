@@ -56,10 +56,8 @@ impl Engine {
     pub async fn run_pod_sandbox(self: &Arc<Self>, request: RunPodSandboxRequest) -> Result<String> {
         let config = request.config.unwrap_or_default();
         validate::sandbox(&config)?;
-        if !request.runtime_handler.is_empty() {
-            let text = format!("there is no runtime handler {:?}", request.runtime_handler);
-            return Err(Error::InvalidArgument(text));
-        }
+        // Not kept: its containers' creates look for it again.
+        self.handlers.external(&request.runtime_handler).await?;
         let sum = records::sum(&config.encode_to_vec());
         let kept = kept_config(&config, request.runtime_handler)?;
         let resolv_conf = dns::resolv_conf(config.dns_config.as_ref(), &sandbox_files::node_resolv_conf())?;

@@ -40,11 +40,7 @@ impl Filters {
     /// # Errors
     /// When the profile cannot be read or is none.
     pub fn write(&self, profile: &Profile, spec: &Spec, bundle: &Path) -> Result<bool> {
-        let text = match profile {
-            Profile::Unconfined => return Ok(false),
-            Profile::RuntimeDefault => None,
-            Profile::Localhost(path) => Some(read(path).map_err(|e| refused(path, &e.to_string()))?),
-        };
+        let Some(text) = text_of(profile)? else { return Ok(false) };
         let key = (text, bounding(spec));
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         let filter = match kept {
@@ -55,14 +51,23 @@ impl Filters {
         Ok(true)
     }
 
+    /// The profile of a container in OCI's form, for a runtime that compiles it by itself. It has to be one that we could
+    /// compile too, so that the same profiles are refused. None: there is none.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn oci(&self, profile: &Profile, spec: &Spec) -> Result<Option<LinuxSeccomp>> {
+        let Some(text) = text_of(profile)? else { return Ok(None) };
+        let capabilities = bounding(spec);
+        let typed = parse(text.as_deref(), &capabilities).map_err(|error| unfit(profile, &error))?;
+        self.keep(profile, (text, capabilities))?;
+        Ok(Some(typed))
+    }
+
     fn keep(&self, profile: &Profile, key: Key) -> Result<Arc<[u8]>> {
         let (text, capabilities) = &key;
         let compiled = parse(text.as_deref(), capabilities).and_then(|typed| pintle_seccomp::compile(&typed));
-        let filter: Arc<[u8]> = match (compiled, profile) {
-            (Ok(filter), _) => encode(&filter).into(),
-            (Err(error), Profile::Localhost(path)) => return Err(refused(path, &error.to_string())),
-            (Err(error), _) => return Err(Error::Internal(format!("the default profile: {error}"))),
-        };
+        let filter: Arc<[u8]> = encode(&compiled.map_err(|error| unfit(profile, &error))?).into();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= MAX_KEPT {
             // Those in use come back with the next container that asks for them.
@@ -78,6 +83,24 @@ fn parse(text: Option<&[u8]>, capabilities: &[String]) -> std::result::Result<Li
     // A version that cannot be read counts as an old one: what is for newer kernels stays closed.
     let kernel = file::version(&host::kernel_release()).unwrap_or_default();
     file::parse(text, file::Conditions { capabilities, kernel })
+}
+
+/// None: nothing binds the container. Some(None): the default profile does.
+fn text_of(profile: &Profile) -> Result<Option<Option<Vec<u8>>>> {
+    match profile {
+        Profile::Unconfined => Ok(None),
+        Profile::RuntimeDefault => Ok(Some(None)),
+        Profile::Localhost(path) => Ok(Some(Some(read(path).map_err(|e| refused(path, &e.to_string()))?))),
+    }
+}
+
+fn unfit(profile: &Profile, error: &SeccompError) -> Error {
+    match profile {
+        Profile::Localhost(path) => refused(path, &error.to_string()),
+        Profile::RuntimeDefault | Profile::Unconfined => {
+            Error::Internal(format!("the default profile: {error}"))
+        }
+    }
 }
 
 fn refused(path: &Path, reason: &str) -> Error {

@@ -14,6 +14,7 @@ mod crash;
 mod doctor;
 mod events;
 mod exec;
+mod external;
 mod hostile_requests;
 mod isolation;
 mod pods;

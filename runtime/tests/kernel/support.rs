@@ -10,12 +10,24 @@ use std::{
 
 use pintle_cri_api::v1::{self as cri, runtime_service_server::RuntimeService as _};
 use pintle_runtime::{
-    Engine, EngineConfig, Layout,
+    Engine, EngineConfig, Layout, RuntimeHandler,
     doctor::{Doctor, Finding, Stopped},
 };
 use tonic::{Request, Status};
 
 use crate::image;
+
+/// Set: pods' containers are made by the external runtime.
+pub(crate) const EXTERNAL: &str = "PINTLE_TEST_EXTERNAL";
+/// The handler for it.
+pub(crate) const HANDLER: &str = "oci";
+
+/// The external runtime under test, `PINTLE_TEST_OCI_RUNTIME` or runc, if it is there.
+pub(crate) fn oci_runtime() -> Option<PathBuf> {
+    let name = std::env::var("PINTLE_TEST_OCI_RUNTIME").unwrap_or_else(|_| "runc".to_owned());
+    let places = ["/", "/usr/sbin", "/usr/bin", "/sbin", "/usr/local/sbin", "/usr/local/bin"];
+    places.iter().map(|place| Path::new(place).join(&name)).find(|path| path.is_file())
+}
 
 /// How long anything in a test may take.
 pub(crate) fn limit() -> Duration {
@@ -65,6 +77,8 @@ impl Node {
     pub(crate) fn config(&self) -> EngineConfig {
         let mut config = EngineConfig::new(self.path("root"), self.path("state"));
         config.shim = shim();
+        config.runtime_handlers =
+            oci_runtime().map(|path| RuntimeHandler::new(HANDLER, path)).into_iter().collect();
         config
     }
 
@@ -85,7 +99,11 @@ impl Node {
 
     /// Opens the engine with another supervisor's program.
     pub(crate) async fn open_with_shim(&mut self, shim: PathBuf) {
-        let config = EngineConfig { shim, ..self.config() };
+        self.open_with(EngineConfig { shim, ..self.config() }).await;
+    }
+
+    /// Opens the engine with another configuration.
+    pub(crate) async fn open_with(&mut self, config: EngineConfig) {
         self.engine = Some(Engine::open(config).await.unwrap());
     }
 
@@ -104,6 +122,17 @@ impl Node {
     /// Makes a pod with the configuration changed as wished.
     pub(crate) async fn try_pod(
         &self,
+        name: &str,
+        change: impl FnOnce(&mut cri::PodSandboxConfig),
+    ) -> Result<String, Status> {
+        let handler = if std::env::var_os(EXTERNAL).is_some() { HANDLER } else { "" };
+        self.try_pod_of(handler, name, change).await
+    }
+
+    /// Makes a pod of a runtime handler with the configuration changed as wished.
+    pub(crate) async fn try_pod_of(
+        &self,
+        handler: &str,
         name: &str,
         change: impl FnOnce(&mut cri::PodSandboxConfig),
     ) -> Result<String, Status> {
@@ -126,7 +155,7 @@ impl Node {
             ..Default::default()
         };
         change(&mut config);
-        let request = cri::RunPodSandboxRequest { config: Some(config), ..Default::default() };
+        let request = cri::RunPodSandboxRequest { config: Some(config), runtime_handler: handler.to_owned() };
         let reply = self.engine().run_pod_sandbox_call(request).await?;
         Ok(reply)
     }
@@ -134,6 +163,11 @@ impl Node {
     /// Makes a pod.
     pub(crate) async fn pod(&self, name: &str) -> String {
         self.try_pod(name, |_| {}).await.unwrap()
+    }
+
+    /// Makes a pod of a runtime handler.
+    pub(crate) async fn pod_of(&self, handler: &str, name: &str) -> String {
+        self.try_pod_of(handler, name, |_| {}).await.unwrap()
     }
 
     /// Makes a container with the configuration changed as wished.
