@@ -10,7 +10,7 @@
 
 use std::{
     fs,
-    io::{self, PipeReader, PipeWriter},
+    io::{self, PipeReader, PipeWriter, Read as _},
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::{
@@ -232,14 +232,22 @@ async fn drain(mut reader: pipe::Receiver, mut kept: Kept, mut stopped: oneshot:
             _ = &mut stopped => break,
         }
     }
-    // The command has ended: everything it wrote is in the pipe.
-    while let Ok(length) = reader.try_read(&mut chunk) {
+    // The command has ended: everything it wrote is in the pipe. It is asked of the kernel, because tokio says that there is
+    // nothing until it has heard of it, which on a busy node is later than the end.
+    match reader.into_nonblocking_fd() {
+        Ok(pipe) => take_rest(fs::File::from(pipe), &mut chunk, &mut kept),
+        Err(error) => tracing::warn!(%error, "the end of a command's output cannot be read"),
+    }
+    kept.finish()
+}
+
+fn take_rest(mut pipe: fs::File, chunk: &mut [u8], kept: &mut Kept) {
+    while let Ok(length) = pipe.read(chunk) {
         if length == 0 {
             break;
         }
         kept.take(&chunk[..length]);
     }
-    kept.finish()
 }
 
 /// What is kept of a stream.
@@ -276,7 +284,19 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
+
+    #[tokio::test]
+    async fn what_was_written_is_kept_though_the_end_is_told_before_it() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"kept").unwrap();
+        let (stop, stopped) = oneshot::channel();
+        stop.send(()).unwrap();
+        let kept = Kept::new(Arc::new(AtomicUsize::new(100)));
+        assert_eq!(drain(non_blocking(reader).unwrap(), kept, stopped).await, b"kept");
+    }
 
     #[test]
     fn two_streams_share_the_room_and_what_is_cut_says_so() {
