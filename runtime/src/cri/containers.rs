@@ -4,8 +4,9 @@ use pintle_cri_api::v1 as cri;
 
 use super::stream::{self, Streamed};
 use crate::{
-    Engine, Error, Result,
+    Engine, Result,
     engine::{blocking, records, sandbox_files::OCI_CONFIG, view},
+    spec::not_here,
 };
 
 pub(super) async fn create(
@@ -71,10 +72,8 @@ pub(super) async fn update_resources(
     engine: &Engine,
     request: cri::UpdateContainerResourcesRequest,
 ) -> Result<cri::UpdateContainerResourcesResponse> {
-    if request.windows.is_some() {
-        return Err(Error::InvalidArgument("windows: this node runs Linux".to_owned()));
-    }
     // Its annotations are hints, of which none is known.
+    not_here::resources(request.windows.as_ref())?;
     let wanted = request.linux.unwrap_or_default();
     engine.arc()?.update_container_resources(&request.container_id, wanted).await?;
     Ok(cri::UpdateContainerResourcesResponse {})

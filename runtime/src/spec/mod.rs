@@ -12,6 +12,7 @@ pub mod dns;
 pub mod infra;
 pub mod mounts;
 pub mod namespaces;
+pub mod not_here;
 pub mod process;
 pub mod resource_change;
 pub mod resources;

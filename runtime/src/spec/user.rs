@@ -39,7 +39,7 @@ struct Passwd<'a> {
 /// The identity: CRI's user, else CRI's user name, else the image's user, else root.
 ///
 /// # Errors
-/// When a name is unknown, or a group is asked for without a user.
+/// When a name is unknown, a group is asked for without a user, or a user by number and by name.
 pub fn resolve(
     wanted: &LinuxContainerSecurityContext,
     image: &str,
@@ -48,6 +48,9 @@ pub fn resolve(
     let has_user = wanted.run_as_user.is_some() || !wanted.run_as_username.is_empty();
     if wanted.run_as_group.is_some() && !has_user {
         return Err(Error::invalid("run_as_group", "needs run_as_user or run_as_username"));
+    }
+    if wanted.run_as_user.is_some() && !wanted.run_as_username.is_empty() {
+        return Err(Error::invalid("run_as_username", "excludes run_as_user"));
     }
     let (user, image_group) = match (&wanted.run_as_user, wanted.run_as_username.as_str()) {
         (Some(uid), _) => (uid.value.to_string(), None),
@@ -207,12 +210,18 @@ mod tests {
     }
 
     #[test]
-    fn a_group_without_a_user_and_negative_ids_are_refused() {
+    fn a_group_without_a_user_a_user_twice_and_negative_ids_are_refused() {
         let group = LinuxContainerSecurityContext {
             run_as_group: Some(Int64Value { value: 8 }),
             ..Default::default()
         };
         assert!(resolved(&group, "").is_err());
+        let both = LinuxContainerSecurityContext {
+            run_as_user: Some(Int64Value { value: 33 }),
+            run_as_username: "web".to_owned(),
+            ..Default::default()
+        };
+        assert!(resolved(&both, "").is_err());
         let negative = LinuxContainerSecurityContext {
             run_as_user: Some(Int64Value { value: -1 }),
             ..Default::default()

@@ -7,7 +7,7 @@ use pintle_cri_api::v1::{
     security_profile::ProfileType,
 };
 
-use super::{Error, bounds, mounts, namespaces, seccomp};
+use super::{Error, bounds, mounts, namespaces, not_here, seccomp};
 
 /// The longest host name that the kernel takes.
 const MAX_HOSTNAME: usize = 64;
@@ -18,6 +18,7 @@ const MAX_HOSTNAME: usize = 64;
 /// When it asks for something that cannot be or is not built yet.
 pub fn sandbox(config: &PodSandboxConfig) -> Result<(), Error> {
     bounds::sandbox(config)?;
+    not_here::sandbox(config)?;
     let linux = config.linux.as_ref();
     let security = linux.and_then(|linux| linux.security_context.as_ref());
     namespaces::refuse_user_namespaces(security.and_then(|s| s.namespace_options.as_ref()))?;
@@ -60,6 +61,7 @@ pub fn sandbox(config: &PodSandboxConfig) -> Result<(), Error> {
 /// When it asks for something that cannot be or is not built yet.
 pub fn container(config: &ContainerConfig) -> Result<(), Error> {
     bounds::container(config)?;
+    not_here::container(config)?;
     if config.tty {
         return Err(Error::unsupported("tty", "terminals are not supported yet"));
     }
