@@ -25,6 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("pintle-bench", &["pintle-cri-api", "pintle-pause"]),
     ("pintle-cli", &["pintle-cri-api"]),
     ("pintle-cni", &[]),
+    ("pintle-conformance", &["pintle-cri-api", "pintle-integration", "pintle-pause"]),
     ("pintle-controlplane", &[]),
     ("pintle-core", &[]),
     ("pintle-cri-api", &[]),
