@@ -6,6 +6,7 @@
 mod handlers;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -89,6 +90,7 @@ pub(crate) struct ConfigFile {
     image_signature_verifier: Option<PathBuf>,
     image_pull_progress_deadline: Option<Span>,
     pinned_images: Vec<String>,
+    streaming_listen: Option<SocketAddr>,
     #[serde(rename = "clusterDNS")]
     cluster_dns: Vec<String>,
     cluster_domain: Option<String>,
@@ -138,6 +140,8 @@ pub(crate) struct Flags {
     pub(crate) registry_config: Option<PathBuf>,
     /// The flags about images.
     pub(crate) images: ImageFlags,
+    /// `--streaming-listen`.
+    pub(crate) streaming: Option<SocketAddr>,
     /// `--log-level`.
     pub(crate) log_level: Option<String>,
     /// `--runtime-handler`, each `NAME=PATH`.
@@ -199,6 +203,8 @@ pub(crate) struct Settings {
     pub(crate) registry_config: Option<PathBuf>,
     /// How images are come by.
     pub(crate) images: ImageSettings,
+    /// Where streaming clients connect.
+    pub(crate) streaming: SocketAddr,
     /// Name servers for `ClusterFirst`.
     pub(crate) cluster_dns: Vec<String>,
     /// The cluster's domain.
@@ -330,6 +336,7 @@ pub(crate) fn settle(file: ConfigFile, flags: Flags, origin: &str) -> Result<Set
                     .map_err(|r| invalid("imagePullProgressDeadline", &r))?,
             ),
         },
+        streaming: flags.streaming.or(file.streaming_listen).unwrap_or(pintle_runtime::DEFAULT_STREAMING),
         cluster_dns: file.cluster_dns,
         cluster_domain: file.cluster_domain.unwrap_or_else(|| "cluster.local".into()),
         cgroup_root: cgroup_root(file.cgroup_root, &state).map_err(|r| invalid("cgroupRoot", &r))?,

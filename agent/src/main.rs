@@ -104,6 +104,9 @@ struct DaemonArgs {
     /// An OCI runtime that pods may name as their runtime handler; may be given several times
     #[arg(long, value_name = "NAME=PATH")]
     runtime_handler: Vec<String>,
+    /// Where clients of exec, attach and port-forward connect, without a password: not for a network [default: 127.0.0.1:0]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    streaming_listen: Option<std::net::SocketAddr>,
     /// error, warn, info, debug or trace [default: info]; RUST_LOG wins
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -168,6 +171,7 @@ impl DaemonArgs {
             registry_config: self.registry_config.clone(),
             images: self.images.clone(),
             runtime_handlers: self.runtime_handler.clone(),
+            streaming: self.streaming_listen,
             log_level: self.log_level.clone(),
             ..Flags::default()
         }
@@ -227,7 +231,7 @@ mod tests {
     fn the_fixed_command_lines_parse() {
         for line in [
             "pintle agent --manifests /m --root /r --state /s --listen unix:///s/p.sock --node-name n",
-            "pintle runtime --root /r --state /s --listen unix:///s/p.sock --pod-cidr 10.9.0.0/24 --registry-config /c",
+            "pintle runtime --root /r --state /s --listen unix:///s/p.sock --pod-cidr 10.9.0.0/24 --registry-config /c --streaming-listen 127.0.0.1:10010",
             "pintle --runtime-endpoint unix:///s/p.sock ps",
             "pintle explain pod/web -n shop",
             "pintle explain manifests",

@@ -108,6 +108,7 @@ async fn open_engine(settings: &Settings) -> anyhow::Result<Arc<Engine>> {
         pod_cidr: settings.pod_cidr.clone(),
         registry_config: settings.registry_config.clone(),
         images: settings.images.clone(),
+        streaming: settings.streaming,
         shim: config::find_shim(settings.shim.as_deref())?,
         cgroup_root: Some(settings.cgroup_root.clone()),
         open_files: Some(daemon::raise_open_files()),

@@ -52,7 +52,7 @@ pub use inspect::{
 };
 pub use lease::LeaseError;
 pub use netlink::NetlinkError;
-pub use netns::NetnsError;
+pub use netns::{NetnsError, run_in};
 pub use network::Network;
 pub use pod_link::LinkError;
 pub use pod_network::{Attach, Attachment, Mac, Netns, PodNetwork, Reconciled, Released, Status};

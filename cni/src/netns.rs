@@ -48,10 +48,10 @@ pub(crate) fn identify(netns: BorrowedFd<'_>) -> Result<NetnsId, NetnsError> {
 }
 
 /// Runs `work` on a thread of its own inside the namespace.
-pub(crate) fn run_in<T: Send>(
-    netns: BorrowedFd<'_>,
-    work: impl FnOnce() -> T + Send,
-) -> Result<T, NetnsError> {
+///
+/// # Errors
+/// When there is no thread, or it may not enter.
+pub fn run_in<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
     thread::scope(|scope| {
         let inside = move || {
             setns(netns, CloneFlags::CLONE_NEWNET).map_err(|errno| NetnsError::Enter(errno.into()))?;

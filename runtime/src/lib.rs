@@ -6,7 +6,7 @@
 //!
 //! `cri` decodes, calls and maps errors; `engine` does; `spec` decides, purely; `doctor` looks for what is left over.
 //! Long-lived tasks: one per supervisor connection (in: packets; out: answers and events), one while a lost connection is
-//! looked into, one that gives memory back when there is nothing to do. Its only `unsafe` is in `sys`.
+//! looked into, one that gives memory back when there is nothing to do, those of streaming clients. Its only `unsafe` is in `sys`.
 //!
 //! It does not restart containers, pull what is missing or decide anything about pods: that is the agent's.
 
@@ -23,7 +23,7 @@ pub use engine::{
     error::{Error, Result},
     handlers::{RuntimeHandler, check as check_runtime_handlers},
     image_settings::ImageSettings,
-    layout::{EngineConfig, Layout, default_shim},
+    layout::{DEFAULT_STREAMING, EngineConfig, Layout, default_shim},
     serve::bind,
     view::EventStream,
 };

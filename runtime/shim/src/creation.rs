@@ -60,7 +60,8 @@ impl Stdio {
         let step = io_error("making pipes");
         let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| io_error("making pipes")(error.into()));
         let output = |name| -> Result<(OwnedFd, Option<Stream>), Error> {
-            if log.is_none() {
+            // Without a log there may yet be those who attach; to the infra container nobody does.
+            if create.infra {
                 return Ok((null().map_err(io_error("opening /dev/null"))?, None));
             }
             let (ours, theirs) = pipe()?;
@@ -234,7 +235,7 @@ impl Supervisor {
         }
         let prepare = || -> io::Result<Stream> {
             rustix::io::ioctl_fionbio(&master, true)?;
-            let stream = Stream::new("stdout", master.try_clone()?);
+            let stream = Stream::of_terminal(master.try_clone()?);
             self.watch(stream.fd(), Kind::Output, key)?;
             Ok(stream)
         };

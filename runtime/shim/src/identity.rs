@@ -9,6 +9,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -107,6 +108,7 @@ pub(crate) fn assume(process: &Process, filter: Option<&Filter>) -> Result<(), I
     if process.no_new_privileges().unwrap_or(false) {
         nix::sys::prctl::set_no_new_privs().map_err(step("no_new_privs"))?;
     }
+    give_standard_descriptors(user.uid());
     // Entered as root and once more as the user: either may be the only one allowed to.
     let entered = enter_directory(process);
     let none = no_capabilities();
@@ -128,6 +130,18 @@ pub(crate) fn assume(process: &Process, filter: Option<&Filter>) -> Result<(), I
     }
     limit_capabilities(wanted, &had)?;
     entered.or_else(|_| enter_directory(process))
+}
+
+/// Makes the user the owner of its pipes and its terminal, so that it may open them by name (`/dev/stdout`). Where that is not
+/// ours to do (in a user namespace), whoever made them has done it.
+fn give_standard_descriptors(uid: u32) {
+    for number in 0..3 {
+        let path = format!("/proc/self/fd/{number}");
+        let is_own = |kind: std::fs::FileType| kind.is_fifo() || sys::is_terminal(number);
+        if uid != 0 && std::fs::metadata(&path).is_ok_and(|found| is_own(found.file_type())) {
+            std::os::unix::fs::chown(&path, Some(uid), None).unwrap_or_default();
+        }
+    }
 }
 
 /// Enters the working directory, which has to be inside the container.

@@ -119,8 +119,8 @@ impl Supervisor {
 
     pub(crate) fn pump(&mut self, at: usize, which: usize, reads: usize) {
         let container = &mut self.containers[at];
-        let (Some(stream), Some(log)) = (&mut container.streams[which], &mut container.log) else { return };
-        if stream.pump(log, &mut self.buffers, reads) == Pumped::End {
+        let Some(stream) = &mut container.streams[which] else { return };
+        if stream.pump(container.log.as_mut(), &mut self.buffers, reads) == Pumped::End {
             let ended = container.streams[which].take();
             if let Some(stream) = ended {
                 self.unwatch(stream.fd());

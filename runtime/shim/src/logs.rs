@@ -1,6 +1,6 @@
 //! A container's output, from its pipes to its log file in the CRI format `<time> stdout|stderr F|P <text>`.
 //!
-//! In: bytes from pipes. Out: lines in a file, several per write. A line longer than 16 KiB becomes several with tag P and
+//! In: bytes from pipes, or from a terminal, whose line ends are taken off. Out: lines in a file, several per write. A line longer than 16 KiB becomes several with tag P and
 //! a last one with tag F. Memory is fixed: two buffers for all containers and at most one unfinished line per stream. When
 //! the file cannot be written (disk full), the pipes are emptied all the same and the loss is counted and noted, in our own
 //! log at once and in the container's as soon as it can be written again: a container must neither hang nor lose lines
@@ -12,6 +12,8 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags};
 
 use crate::clock;
 use crate::journal;
@@ -182,6 +184,8 @@ pub(crate) enum Pumped {
 pub(crate) struct Stream {
     name: &'static str,
     pipe: File,
+    /// A line ends with a carriage return too, which is not logged.
+    is_terminal: bool,
     /// The start of a line whose end has not come yet; at most [`MAX_LINE`] bytes.
     unfinished: Vec<u8>,
     /// Who gets a copy.
@@ -194,7 +198,13 @@ const MAX_FOLLOWERS: usize = 16;
 impl Stream {
     /// `pipe` must not block.
     pub(crate) fn new(name: &'static str, pipe: OwnedFd) -> Self {
-        Self { name, pipe: File::from(pipe), unfinished: Vec::new(), followers: Vec::new() }
+        let pipe = File::from(pipe);
+        Self { name, pipe, is_terminal: false, unfinished: Vec::new(), followers: Vec::new() }
+    }
+
+    /// The output of a terminal, by its master, which must not block.
+    pub(crate) fn of_terminal(master: OwnedFd) -> Self {
+        Self { is_terminal: true, ..Self::new("stdout", master) }
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -203,6 +213,7 @@ impl Stream {
 
     /// Gives the descriptor a copy of everything from now on, as long as it takes it.
     pub(crate) fn follow(&mut self, descriptor: OwnedFd) {
+        self.followers.retain(has_reader);
         if self.followers.len() == MAX_FOLLOWERS {
             self.followers.remove(0);
         }
@@ -211,34 +222,43 @@ impl Stream {
         }
     }
 
-    /// Moves up to `reads` buffers from the pipe to the file.
-    pub(crate) fn pump(&mut self, log: &mut LogFile, buffers: &mut Buffers, reads: usize) -> Pumped {
+    /// Moves up to `reads` buffers from the pipe to the file, if there is one, and to those who follow.
+    pub(crate) fn pump(
+        &mut self,
+        mut log: Option<&mut LogFile>,
+        buffers: &mut Buffers,
+        reads: usize,
+    ) -> Pumped {
         for _ in 0..reads {
             let start = self.unfinished.len();
             let result = self.pipe.read(&mut buffers.input[start..start + READ_SIZE]);
             match result {
-                Ok(0) => {
-                    self.finish(log, buffers);
-                    return Pumped::End;
-                }
+                Ok(0) => return self.end(log, buffers),
                 Ok(count) => {
                     copy_to(&mut self.followers, &buffers.input[start..start + count]);
-                    self.split(log, buffers, start + count);
+                    if let Some(log) = log.as_deref_mut() {
+                        self.split(log, buffers, start + count);
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Pumped::Empty,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Nobody holds the other side of a terminal any more.
-                Err(error) if error.raw_os_error() == Some(libc::EIO) => {
-                    self.finish(log, buffers);
-                    return Pumped::End;
-                }
+                Err(error) if error.raw_os_error() == Some(libc::EIO) => return self.end(log, buffers),
                 Err(error) => {
-                    journal::note(&format!("log {}: reading {}: {error}", log.path.display(), self.name));
+                    let path = log.map(|log| log.path.display().to_string()).unwrap_or_default();
+                    journal::note(&format!("log {path}: reading {}: {error}", self.name));
                     return Pumped::End;
                 }
             }
         }
         Pumped::More
+    }
+
+    fn end(&mut self, log: Option<&mut LogFile>, buffers: &mut Buffers) -> Pumped {
+        if let Some(log) = log {
+            self.finish(log, buffers);
+        }
+        Pumped::End
     }
 
     /// Writes what has no line end yet as a line.
@@ -258,6 +278,7 @@ impl Stream {
         let mut searched = self.unfinished.len();
         while let Some(end) = rest[searched..].iter().position(|byte| *byte == b'\n') {
             let (line, after) = rest.split_at(searched + end);
+            let line = line.strip_suffix(b"\r").filter(|_| self.is_terminal).unwrap_or(line);
             push_long_line(output, log, self.name, line);
             rest = &after[1..];
             searched = 0;
@@ -270,6 +291,13 @@ impl Stream {
         self.unfinished.extend_from_slice(rest);
         flush(output, log);
     }
+}
+
+/// Whether anybody can still read what is written to the pipe.
+fn has_reader(follower: &File) -> bool {
+    let mut looked = [PollFd::new(follower, PollFlags::OUT)];
+    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut looked, Some(&now)).is_err() || !looked[0].revents().contains(PollFlags::ERR)
 }
 
 /// A follower that has no room loses what does not fit; one that is gone is forgotten.
@@ -316,10 +344,10 @@ mod tests {
         let (mut stream, mut writer) = (Stream::new("stdout", reader), File::from(writer));
         for chunk in chunks {
             writer.write_all(chunk).unwrap();
-            assert_eq!(stream.pump(&mut log, &mut buffers, 100), Pumped::Empty);
+            assert_eq!(stream.pump(Some(&mut log), &mut buffers, 100), Pumped::Empty);
         }
         drop(writer);
-        assert_eq!(stream.pump(&mut log, &mut buffers, 100), Pumped::End);
+        assert_eq!(stream.pump(Some(&mut log), &mut buffers, 100), Pumped::End);
         let without_time = |line: &str| line.split_once(' ').unwrap().1.to_owned();
         fs::read_to_string(&path).unwrap().lines().map(without_time).collect()
     }
@@ -359,7 +387,7 @@ mod tests {
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
         let mut stream = Stream::new("stderr", reader);
         File::from(writer).write_all(b"one\ntwo\nthree\n").unwrap();
-        assert_eq!(stream.pump(&mut log, &mut buffers, 10), Pumped::End);
+        assert_eq!(stream.pump(Some(&mut log), &mut buffers, 10), Pumped::End);
         assert_eq!(log.lost, 3);
     }
 

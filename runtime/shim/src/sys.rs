@@ -201,6 +201,12 @@ pub(crate) fn take_terminal() -> io::Result<()> {
     check(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) }.into()).map(drop)
 }
 
+/// Whether one of the standard descriptors is a terminal.
+pub(crate) fn is_terminal(number: RawFd) -> bool {
+    // SAFETY: touches no memory of ours; a number that is no descriptor is answered with no.
+    unsafe { libc::isatty(number) == 1 }
+}
+
 /// An instruction of classic BPF.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Instruction(libc::sock_filter);

@@ -3,6 +3,7 @@
 //! In: gRPC calls. Out: answers of the engine. Thin: decode, call, map the error; one file per group of calls. The traits
 //! are implemented on the engine itself, so that the agent calls in process what a kubelet calls over the socket.
 
+mod attach;
 mod containers;
 mod debug;
 mod doctor;
@@ -12,6 +13,7 @@ mod extension;
 mod image_service;
 mod images;
 mod node;
+mod port_forward;
 mod runtime_service;
 mod sandboxes;
 mod stats;

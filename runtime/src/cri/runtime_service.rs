@@ -3,7 +3,9 @@
 use pintle_cri_api::v1::{self as cri, runtime_service_server::RuntimeService};
 use tonic::{Request, Status};
 
-use super::{Reply, containers, events, exec, node, reply, sandboxes, stats, stream::Streamed};
+use super::{
+    Reply, attach, containers, events, exec, node, port_forward, reply, sandboxes, stats, stream::Streamed,
+};
 use crate::Engine;
 
 /// The answer to a call that is not built yet.
@@ -172,16 +174,19 @@ impl RuntimeService for Engine {
         reply(Ok(events::subscribe(self)))
     }
 
-    async fn exec(&self, _: Request<cri::ExecRequest>) -> Reply<cri::ExecResponse> {
-        not_yet("Exec")
+    async fn exec(&self, request: Request<cri::ExecRequest>) -> Reply<cri::ExecResponse> {
+        reply(exec::stream(self, request.into_inner()))
     }
 
-    async fn attach(&self, _: Request<cri::AttachRequest>) -> Reply<cri::AttachResponse> {
-        not_yet("Attach")
+    async fn attach(&self, request: Request<cri::AttachRequest>) -> Reply<cri::AttachResponse> {
+        reply(attach::attach(self, request.into_inner()))
     }
 
-    async fn port_forward(&self, _: Request<cri::PortForwardRequest>) -> Reply<cri::PortForwardResponse> {
-        not_yet("PortForward")
+    async fn port_forward(
+        &self,
+        request: Request<cri::PortForwardRequest>,
+    ) -> Reply<cri::PortForwardResponse> {
+        reply(port_forward::forward(self, &request.into_inner()))
     }
 
     async fn checkpoint_container(

@@ -35,14 +35,14 @@ use super::{
     state::Container,
     supervisor_client::{Connection, unexpected},
 };
-use crate::spec::bounds;
+use crate::spec::{bounds, process::TERM};
 
 /// The most bytes kept of both streams together: an answer that a kubelet takes (16 MiB), less what is around them.
 pub const MAX_OUTPUT: usize = 16 * 1024 * 1024 - 4096;
 /// The most commands that run at once, in all containers: what they write is held in memory.
 pub const MAX_EXECS: usize = 256;
 /// The longest time limit; also what an enormous one means.
-const MAX_LIMIT: Duration = Duration::from_secs(366 * 24 * 3600);
+pub(super) const MAX_LIMIT: Duration = Duration::from_secs(366 * 24 * 3600);
 /// How long a supervisor may take to be told that a command is not wanted any more.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// How much longer than the command's own limit the engine waits for its end.
@@ -71,10 +71,7 @@ impl Engine {
         limit: Option<Duration>,
     ) -> Result<ExecOutput> {
         let container = self.container(id)?;
-        if command.first().is_none_or(String::is_empty) {
-            return Err(Error::InvalidArgument("there is no command to run".to_owned()));
-        }
-        bounds::command("cmd", &command)?;
+        bounds::to_run("cmd", &command)?;
         check_runs(&container)?;
         let place = Arc::clone(&self.execs).try_acquire_owned().map_err(|_| {
             Error::ResourceExhausted(format!("{MAX_EXECS} commands run, and there may not be more at once"))
@@ -104,7 +101,7 @@ async fn run(
     let exec = ids::generate()?;
     let dir = container.dir.clone();
     let name = exec.clone();
-    let process = blocking(move || ProcessFile::write(&dir, &name, command)).await?;
+    let process = blocking(move || ProcessFile::write(&dir, &name, command, false)).await?;
     let stdin = at_its_end()?;
     let room = Arc::new(AtomicUsize::new(MAX_OUTPUT));
     let (stdout, stdout_writer) = collect(Arc::clone(&room))?;
@@ -153,23 +150,37 @@ async fn end(connection: &Connection, container: &Container, exec: String) {
 
 /// The file with the process to run; removed when the exec is over.
 #[derive(Debug)]
-struct ProcessFile {
-    path: PathBuf,
+pub(super) struct ProcessFile {
+    pub(super) path: PathBuf,
+    /// The user it is for, as the container numbers it.
+    pub(super) uid: u32,
 }
 
 impl ProcessFile {
-    /// Writes the container's own process with another command.
-    fn write(dir: &Path, exec: &str, command: Vec<String>) -> Result<Self> {
+    /// Writes the container's own process with another command, and with a terminal or without one.
+    pub(super) fn write(dir: &Path, exec: &str, command: Vec<String>, terminal: bool) -> Result<Self> {
         let config = dir.join(OCI_CONFIG);
         let bad = |reason: String| Error::Record { path: config.clone(), reason };
         let text = records::read_bounded(&config)?.ok_or_else(|| bad("it is missing".to_owned()))?;
         let OfContainer { mut process } = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
-        process.set_args(Some(command));
+        process.set_args(Some(command)).set_terminal(Some(terminal)).set_console_size(None);
+        if terminal {
+            set_term(&mut process);
+        }
+        let uid = process.user().uid();
         let path = dir.join(format!("exec-{exec}.json"));
         let text = serde_json::to_vec(&process).map_err(|e| bad(e.to_string()))?;
         records::write_private(&path, &text)?;
-        Ok(Self { path })
+        Ok(Self { path, uid })
     }
+}
+
+/// The kind of terminal that every client is taken to be, whatever the container's own process has.
+fn set_term(process: &mut Process) {
+    let mut env = process.env().clone().unwrap_or_default();
+    env.retain(|entry| !entry.starts_with("TERM="));
+    env.push(TERM.to_owned());
+    process.set_env(Some(env));
 }
 
 /// What an exec takes over of the container's OCI configuration.
@@ -188,7 +199,7 @@ impl Drop for ProcessFile {
 
 /// Standard input with nothing in it. Not the node's `/dev/null`: root in the container could change its mode and owner
 /// through the descriptor.
-fn at_its_end() -> Result<PipeReader> {
+pub(super) fn at_its_end() -> Result<PipeReader> {
     Ok(io::pipe().map_err(Error::io("making", "a pipe"))?.0)
 }
 

@@ -5,6 +5,7 @@
 
 use std::{
     fmt::Write as _,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -37,7 +38,12 @@ pub struct EngineConfig {
     pub open_files: Option<(u64, u64)>,
     /// External OCI runtimes, by the names under which pods ask for them.
     pub runtime_handlers: Vec<RuntimeHandler>,
+    /// Where clients of exec, attach and port-forward connect; port 0: any.
+    pub streaming: SocketAddr,
 }
+
+/// Loopback: whoever can connect and knows a token is let in.
+pub const DEFAULT_STREAMING: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 impl EngineConfig {
     /// The usual configuration for a pair of directories: the supervisor's program beside the running one.
@@ -53,6 +59,7 @@ impl EngineConfig {
             cgroup_root: None,
             open_files: None,
             runtime_handlers: Vec::new(),
+            streaming: DEFAULT_STREAMING,
         }
     }
 }

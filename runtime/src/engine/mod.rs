@@ -39,6 +39,7 @@ pub mod seccomp;
 pub mod serve;
 pub mod state;
 pub mod stats;
+pub mod streaming;
 pub mod supervisor_client;
 pub mod teardown;
 pub mod update;
@@ -51,7 +52,7 @@ use std::{
     future::Future,
     os::unix::fs::DirBuilderExt as _,
     path::Path,
-    sync::{Arc, PoisonError, RwLock, Weak},
+    sync::{Arc, OnceLock, PoisonError, RwLock, Weak},
 };
 
 use pintle_cni::Network;
@@ -92,6 +93,10 @@ pub struct Engine {
     pub(crate) addresses_freed: Arc<Notify>,
     /// Places for commands in containers.
     pub(crate) execs: Arc<Semaphore>,
+    /// The same for those of streaming clients, which hold no memory.
+    pub(crate) streamed_commands: Arc<Semaphore>,
+    /// Set right after recovery.
+    pub(crate) streaming: OnceLock<streaming::Streaming>,
     pub(crate) identities: identity::Identities,
     sandboxes: RwLock<HashMap<String, Arc<Sandbox>>>,
     containers: RwLock<HashMap<String, Arc<Container>>>,
@@ -112,7 +117,9 @@ impl Engine {
         let engine = blocking(move || Self::set_up(config)).await?;
         let engine = Arc::new_cyclic(|this| engine.with_this(this));
         engine.handlers.spawn_asking();
+        let streaming = streaming::listen(&engine).await?;
         recovery::recover(&engine).await?;
+        engine.streaming.get_or_init(|| streaming);
         Ok(engine)
     }
 
@@ -151,6 +158,8 @@ impl Engine {
             images_arrived: watch_flag::Sender::new(0),
             addresses_freed,
             execs: Arc::new(Semaphore::new(exec::MAX_EXECS)),
+            streamed_commands: Arc::new(Semaphore::new(streaming::MAX_COMMANDS)),
+            streaming: OnceLock::new(),
             identities: identity::Identities::default(),
             sandboxes: RwLock::default(),
             containers: RwLock::default(),

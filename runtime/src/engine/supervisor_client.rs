@@ -13,7 +13,7 @@
 
 use std::{
     collections::HashMap,
-    io::{self, IoSlice},
+    io::{self, IoSlice, IoSliceMut},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{
@@ -28,8 +28,8 @@ use pintle_shim_protocol::{
     VERSION,
 };
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
-    SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 use tokio::{io::Interest, net::UnixDatagram, sync::oneshot, time::timeout};
 
@@ -101,7 +101,10 @@ pub trait Listener: Send + Sync + 'static {
     fn closed(&self);
 }
 
-type Waiting = oneshot::Sender<Result<Answer, Error>>;
+type Waiting = oneshot::Sender<Result<Replied, Error>>;
+
+/// An answer, and the descriptor that came with it.
+type Replied = (Answer, Option<OwnedFd>);
 
 /// One connection. Cheap to clone; the connection ends when the supervisor ends it or [`Connection::close`] is called.
 #[derive(Debug, Clone)]
@@ -198,12 +201,25 @@ impl Connection {
         fds: &[BorrowedFd<'_>],
         limit: Duration,
     ) -> Result<Answer, Error> {
-        let exchange = async { self.post(request, fds).await?.answer().await };
+        self.request_for_descriptor(request, fds, limit).await.map(|(answer, _)| answer)
+    }
+
+    /// As [`Self::request_with_fds`], with the descriptor that the supervisor answers with.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn request_for_descriptor(
+        &self,
+        request: Request,
+        fds: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> Result<Replied, Error> {
+        let exchange = async { self.post(request, fds).await?.whole_answer().await };
         timeout(limit, exchange).await.unwrap_or(Err(Error::TimedOut(limit)))
     }
 
-    /// Sends a request.
-    async fn post(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<Posted<'_>, Error> {
+    /// Sends a request; the descriptors have been taken when this returns.
+    pub(crate) async fn post(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<Posted<'_>, Error> {
         let seq = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         let pending = Pending::register(&self.shared, seq, sender)?;
@@ -251,13 +267,17 @@ impl Connection {
 }
 
 /// A request that is on its way.
-struct Posted<'a> {
-    answer: oneshot::Receiver<Result<Answer, Error>>,
+pub(crate) struct Posted<'a> {
+    answer: oneshot::Receiver<Result<Replied, Error>>,
     _pending: Pending<'a>,
 }
 
 impl Posted<'_> {
-    async fn answer(self) -> Result<Answer, Error> {
+    pub(crate) async fn answer(self) -> Result<Answer, Error> {
+        self.whole_answer().await.map(|(answer, _)| answer)
+    }
+
+    async fn whole_answer(self) -> Result<Replied, Error> {
         self.answer.await.unwrap_or(Err(Error::Closed))
     }
 }
@@ -308,7 +328,7 @@ async fn read_packets<L: Listener>(shared: Arc<Shared>, listener: L) {
     loop {
         let received = shared.socket.async_io(Interest::READABLE, || receive_packet(&shared.socket)).await;
         match received {
-            Ok(packet) if !packet.is_empty() => take_packet(&shared, &listener, &packet),
+            Ok(packet) if !packet.bytes.is_empty() => take_packet(&shared, &listener, packet),
             Ok(_) | Err(_) => break,
         }
     }
@@ -319,27 +339,43 @@ async fn read_packets<L: Listener>(shared: Arc<Shared>, listener: L) {
     }
 }
 
+/// What the supervisor sent.
+#[derive(Debug)]
+struct Packet {
+    bytes: Vec<u8>,
+    descriptor: Option<OwnedFd>,
+}
+
 /// The next packet, in memory of its own size: there is one connection per pod, and hardly a packet is as long as it may
 /// be. Empty at the end of the connection.
-fn receive_packet(socket: &UnixDatagram) -> io::Result<Vec<u8>> {
+fn receive_packet(socket: &UnixDatagram) -> io::Result<Packet> {
     let look = RecvFlags::DONTWAIT | RecvFlags::PEEK | RecvFlags::TRUNC;
     let (_, length) = rustix::net::recv(socket, &mut [0_u8; 1], look)?;
     if length > MAX_MESSAGE {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    let mut packet = vec![0; length];
-    let (_, length) = rustix::net::recv(socket, &mut packet[..], RecvFlags::DONTWAIT)?;
-    packet.truncate(length);
-    Ok(packet)
+    let mut bytes = vec![0; length];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)?;
+    let mut descriptor = None;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(mut rights) = message {
+            descriptor = rights.next();
+        }
+    }
+    bytes.truncate(received.bytes);
+    Ok(Packet { bytes, descriptor })
 }
 
-fn take_packet<L: Listener>(shared: &Shared, listener: &L, packet: &[u8]) {
-    match serde_json::from_slice(packet) {
+fn take_packet<L: Listener>(shared: &Shared, listener: &L, packet: Packet) {
+    match serde_json::from_slice(&packet.bytes) {
         Ok(Message::Event { event }) => listener.event(event),
         Ok(Message::Reply { seq, outcome }) => {
             let waiting = lock(&shared.pending).as_mut().and_then(|table| table.remove(&seq));
             let result = match outcome {
-                Outcome::Answer(answer) => Ok(answer),
+                Outcome::Answer(answer) => Ok((answer, packet.descriptor)),
                 Outcome::Error(failure) => Err(Error::Refused(failure)),
             };
             // An asker that has stopped waiting does not care.
@@ -402,11 +438,11 @@ mod tests {
         for packet in [&b"short"[..], &long] {
             rustix::net::send(&theirs, packet, SendFlags::empty()).unwrap();
         }
-        assert_eq!(receive_packet(&ours).unwrap(), b"short");
-        assert_eq!(receive_packet(&ours).unwrap(), long);
+        assert_eq!(receive_packet(&ours).unwrap().bytes, b"short");
+        assert_eq!(receive_packet(&ours).unwrap().bytes, long);
         assert_eq!(receive_packet(&ours).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(theirs);
-        assert_eq!(receive_packet(&ours).unwrap(), b"");
+        assert_eq!(receive_packet(&ours).unwrap().bytes, b"");
     }
 
     #[test]

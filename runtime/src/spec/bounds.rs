@@ -127,6 +127,17 @@ pub fn command(field: &'static str, command: &[String]) -> Result<(), Error> {
     at_most_bytes(field, total, MAX_ARGUMENTS)
 }
 
+/// Checks a command that is to be run in a container.
+///
+/// # Errors
+/// As with [`command`], and when there is none.
+pub fn to_run(field: &'static str, words: &[String]) -> Result<(), Error> {
+    if words.first().is_none_or(String::is_empty) {
+        return Err(Error::invalid(field, "there is no command to run"));
+    }
+    command(field, words)
+}
+
 fn arguments(config: &ContainerConfig) -> Result<(), Error> {
     command("command", &config.command)?;
     command("args", &config.args)?;

@@ -111,13 +111,18 @@ fn process_of(input: &Input<'_>, security: &LinuxContainerSecurityContext) -> Re
     let hostname = if input.sandbox.network == NamespaceMode::Node { "" } else { &input.sandbox.hostname };
     let defaults = [("HOSTNAME", hostname), ("HOME", input.user.home.as_str())];
     let wanted = security.capabilities.as_ref();
+    let mut image_env = input.image.env.clone();
+    if input.config.tty {
+        image_env.retain(|entry| !entry.starts_with("TERM="));
+        image_env.push(process::TERM.to_owned());
+    }
     let mut value = json!({
-        "terminal": false,
+        "terminal": input.config.tty,
         "user": {
             "uid": input.user.uid, "gid": input.user.gid, "additionalGids": input.user.groups,
         },
         "args": process::args(input.config, input.image)?,
-        "env": process::env(&input.image.env, &input.config.envs, &defaults)?,
+        "env": process::env(&image_env, &input.config.envs, &defaults)?,
         "cwd": process::cwd(input.config, input.image)?,
         "capabilities": capabilities::sets(wanted, security.privileged, &input.host.capabilities)?,
     });

@@ -10,6 +10,9 @@ use super::Error;
 /// The search path of a container whose image sets none.
 pub const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// What a process with a terminal is told of it, unless its container says otherwise.
+pub const TERM: &str = "TERM=xterm";
+
 /// The part of an image's configuration that matters to a process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageProcess {

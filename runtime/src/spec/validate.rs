@@ -62,9 +62,6 @@ pub fn sandbox(config: &PodSandboxConfig) -> Result<(), Error> {
 pub fn container(config: &ContainerConfig) -> Result<(), Error> {
     bounds::container(config)?;
     not_here::container(config)?;
-    if config.tty {
-        return Err(Error::unsupported("tty", "terminals are not supported yet"));
-    }
     if !config.cdi_devices.is_empty() {
         return Err(Error::unsupported("CDI_devices", "CDI devices are not supported yet"));
     }
@@ -168,8 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn terminals_and_sysctls_are_refused_in_words() {
-        assert!(container(&ContainerConfig { tty: true, ..good() }).is_err());
+    fn sysctls_are_refused_in_words() {
         let sysctls = [("kernel.shm_rmid_forced".to_owned(), "1".to_owned())].into();
         let linux = Some(LinuxPodSandboxConfig { sysctls, ..Default::default() });
         assert!(matches!(sandbox(&PodSandboxConfig { linux, ..pod() }), Err(Error::Unsupported { .. })));

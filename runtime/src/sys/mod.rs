@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod memory;
+pub(crate) mod terminal;
 
 use std::{
     io,

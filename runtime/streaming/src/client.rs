@@ -34,6 +34,8 @@ pub enum ClientError {
     Open { name: &'static str, source: io::Error },
     #[error("stream {name}: it broke")]
     Broken { name: &'static str, source: io::Error },
+    #[error("the connection to the pod is lost")]
+    Lost,
     #[error("the command failed: {0}")]
     Command(String),
 }
@@ -164,6 +166,11 @@ impl PortForward {
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         Ok(PortForward { connection: Connection::start(Tunnel::new(socket), Role::Client)?, requests: 0 })
+    }
+
+    /// Returns when the connection is there no more. Cancel-safe.
+    pub async fn lost(&self) {
+        self.connection.lost().await;
     }
 
     /// Connects to `port` in the pod: the data stream, and the one on which a failure is told.

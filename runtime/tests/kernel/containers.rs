@@ -207,8 +207,6 @@ fn what_is_not_supported_yet_is_refused_and_leaves_nothing() {
         let refused = seccomp.await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument);
         assert!(refused.message().contains("/no/such/profile.json: No such file"), "{refused}");
-        let tty = node.try_container(&pod, "c", |config| config.tty = true);
-        assert_eq!(tty.await.unwrap_err().code(), Code::Unimplemented);
         let image = node.try_container(&pod, "c", |config| {
             config.image =
                 Some(cri::ImageSpec { image: "test.invalid/none".to_owned(), ..Default::default() });

@@ -149,7 +149,6 @@ fn programs() -> Vec<Row<Container>> {
         (|c| c.log_path = "../../x.log".to_owned(), Invalid, "log_path"),
         (|c| c.log_path = "a\n.log".to_owned(), Invalid, "log_path"),
         (|c| c.log_path = text(256), Invalid, "log_path"),
-        (|c| c.tty = true, NotYet, "tty"),
         (|c| c.stop_signal = 999, Invalid, "stop_signal"),
         (|c| drop(c.annotations.insert(text(400), String::new())), Invalid, "annotations"),
     ]

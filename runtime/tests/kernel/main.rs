@@ -9,14 +9,17 @@ mod raw_call;
 mod support;
 
 mod adoption;
+mod attach;
 mod containers;
 mod crash;
 mod doctor;
 mod events;
 mod exec;
 mod external;
+mod forward;
 mod hostile_requests;
 mod isolation;
 mod pods;
 mod resources;
 mod socket;
+mod streaming;

@@ -107,7 +107,7 @@ async fn node_is_ready(client: &mut Runtime) {
     let config = client.runtime_config(cri::RuntimeConfigRequest {}).await.unwrap().into_inner();
     assert_eq!(config.linux.unwrap().cgroup_driver, cri::CgroupDriver::Cgroupfs as i32);
     let attach = client.attach(cri::AttachRequest::default()).await;
-    assert_eq!(attach.unwrap_err().code(), Code::Unimplemented);
+    assert_eq!(attach.unwrap_err().code(), Code::NotFound);
 }
 
 async fn run(client: &mut Runtime) -> (String, String) {

@@ -132,7 +132,7 @@ pub(crate) const FIELDS: &[(&str, Support)] = &[
     ("spec.containers[].volumeMounts[].recursiveReadOnly", Only(&["\"Disabled\""])),
     ("spec.containers[].stdin", Yes),
     ("spec.containers[].stdinOnce", Yes),
-    ("spec.containers[].tty", Only(&["false"])),
+    ("spec.containers[].tty", Yes),
     ("spec.containers[].terminationMessagePath", Yes),
     ("spec.containers[].terminationMessagePolicy", Yes),
     ("spec.containers[].securityContext", Yes),
