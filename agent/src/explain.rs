@@ -34,8 +34,10 @@ enum Format {
 }
 
 /// Asks the agent and prints what it says.
-pub(crate) async fn run(args: ExplainArgs, global: &pintle_cli::GlobalArgs) -> anyhow::Result<()> {
-    let connected = pintle_cri_api::connect(&global.runtime_endpoint).await;
+pub(crate) async fn run(args: ExplainArgs, global: pintle_cli::GlobalArgs) -> anyhow::Result<()> {
+    let settings = pintle_cli::Settings::of(global).map_err(|e| anyhow::anyhow!("{}", e.report()))?;
+    let endpoint = &settings.runtime_endpoint;
+    let connected = pintle_cri_api::connect(endpoint).await;
     let channel = connected.map_err(|e| anyhow::anyhow!("{}", pintle_cli::CliError::Connect(e).report()))?;
     let name = match args.what {
         What::Pod(name) => name,
@@ -43,7 +45,7 @@ pub(crate) async fn run(args: ExplainArgs, global: &pintle_cli::GlobalArgs) -> a
     };
     let request = ext::ExplainRequest { namespace: args.namespace, name };
     let answer = pintle_cri_api::ext_agent_client(channel).explain(request).await;
-    let json = answer.map_err(|status| refusal(&status, &global.runtime_endpoint))?.into_inner().json;
+    let json = answer.map_err(|status| refusal(&status, endpoint))?.into_inner().json;
     let mut answer: serde_json::Value = serde_json::from_str(&json).context("read the agent's answer")?;
     let text = answer.as_object_mut().and_then(|fields| fields.remove("text"));
     let mut out = std::io::stdout().lock();

@@ -127,7 +127,7 @@ fn main() -> ExitCode {
         Command::Runtime(args) => runtime(&args),
         Command::Cleanup(args) => clean_up(args),
         Command::Doctor(args) => return doctor::run(args),
-        Command::Explain(args) => client(explain::run(args, &global)),
+        Command::Explain(args) => client(explain::run(args, global)),
         Command::Cri(pintle_cli::Command::Completion(args)) => {
             let script = pintle_cli::completion(args.shell, &mut Cli::command(), &mut std::io::stdout());
             script.map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from)

@@ -11,7 +11,8 @@ use clap_complete::Shell;
 use crate::{
     error::CliError,
     io::Io,
-    session::{GlobalArgs, Session},
+    session::Session,
+    settings::{GlobalArgs, Settings},
     verbs,
 };
 
@@ -59,6 +60,10 @@ pub enum Command {
     Rm(verbs::rm::RmArgs),
     /// Run a command in a running container
     Exec(verbs::exec::ExecArgs),
+    /// Join a running container's own process
+    Attach(verbs::attach::AttachArgs),
+    /// Make ports of a pod reachable on this machine
+    PortForward(verbs::port_forward::PortForwardArgs),
     /// Print a container's log
     Logs(verbs::logs::LogsArgs),
     /// Show everything about containers
@@ -84,7 +89,7 @@ pub async fn run(command: Command, global: GlobalArgs) -> Result<ExitCode, CliEr
 
 /// Runs one verb and writes to `io`.
 pub async fn run_to(command: Command, global: GlobalArgs, io: &mut Io<'_>) -> Result<ExitCode, CliError> {
-    let session = Session::new(global);
+    let session = Session::new(Settings::of(global)?);
     let result = dispatch(command, &session, io).await;
     let flushed = io.flush().map_err(CliError::from);
     match result.and_then(|code| flushed.map(|()| code)) {
@@ -121,6 +126,8 @@ async fn dispatch(command: Command, session: &Session, io: &mut Io<'_>) -> Resul
         Command::Stop(args) => verbs::stop::run(args, session, io).await,
         Command::Rm(args) => verbs::rm::run(args, session, io).await,
         Command::Exec(args) => return verbs::exec::run(args, session, io).await,
+        Command::Attach(args) => return verbs::attach::run(args, session, io).await,
+        Command::PortForward(args) => return verbs::port_forward::run(args, session, io).await,
         Command::Logs(args) => verbs::logs::run(args, session, io).await,
         Command::Inspect(args) => verbs::inspect::run(args, session, io).await,
         Command::Inspectp(args) => verbs::inspectp::run(args, session, io).await,

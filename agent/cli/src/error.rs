@@ -5,6 +5,7 @@
 use std::{fmt, io, path::PathBuf};
 
 use pintle_cri_api::ConnectError;
+use pintle_streaming::client::ClientError;
 use tonic::Code;
 
 /// What an id or a name stands for.
@@ -56,6 +57,12 @@ pub enum CliError {
     Connect(#[source] ConnectError),
     #[error("cannot {what}: {message}")]
     Call { what: String, message: String, code: Code, noun: Option<Noun> },
+    #[error("cannot {what}")]
+    Stream {
+        what: String,
+        #[source]
+        source: ClientError,
+    },
     #[error("cannot {what}: no answer from {endpoint} within {seconds} s")]
     TimedOut { what: String, endpoint: String, seconds: u64 },
     #[error("no {noun} {wanted:?}")]
@@ -84,8 +91,6 @@ pub enum CliError {
     Argument { flag: &'static str, reason: String },
     #[error("the runtime at {endpoint} is not Pintle: it cannot {what}")]
     NotPintle { endpoint: String, what: &'static str },
-    #[error("{what} is not supported yet")]
-    Unsupported { what: &'static str, instead: &'static str },
     #[error("container {id} is running")]
     StillRunning { id: String },
     #[error("pod {id} is ready")]
@@ -144,7 +149,6 @@ impl CliError {
             }
             Self::StillRunning { .. } => "'pintle stop' it first, or use --force",
             Self::StillReady { .. } => "'pintle stopp' it first, or use --force",
-            Self::Unsupported { instead, .. } => instead,
             Self::NoLog { why, .. } => why,
             Self::Connect(_)
             | Self::Call { .. }
@@ -154,6 +158,7 @@ impl CliError {
             | Self::Config { .. }
             | Self::Argument { .. }
             | Self::Answer { .. }
+            | Self::Stream { .. }
             | Self::Several(_)
             | Self::Output(_) => return None,
         };

@@ -8,6 +8,7 @@
 mod age;
 mod command;
 mod config;
+mod conversation;
 mod duration;
 mod error;
 mod explain;
@@ -20,12 +21,14 @@ mod progress;
 mod protojson;
 mod resolve;
 mod session;
+mod settings;
 mod size;
 mod table;
+mod terminal;
 mod verbs;
 
 pub use command::{Cli, Command, completion, run, run_to};
 pub use error::{CliError, Noun};
 pub use explain::explanation;
 pub use io::Io;
-pub use session::GlobalArgs;
+pub use settings::{GlobalArgs, Settings};

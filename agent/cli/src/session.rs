@@ -1,6 +1,6 @@
-//! The way to the runtime: global flags, one channel per socket, a time limit on every call.
+//! The way to the runtime: one channel per socket, a time limit on every call.
 //!
-//! In: [`GlobalArgs`]. Out: clients, and answers or errors that name the operation. Connects on first use, so
+//! In: [`Settings`]. Out: clients, and answers or errors that name the operation. Connects on first use, so
 //! that `completion` needs no runtime.
 
 use std::{
@@ -16,35 +16,12 @@ use tokio::sync::OnceCell;
 use tonic::{Code, Response, Status, transport::Channel};
 
 use crate::{
-    duration,
     error::{CliError, Noun},
+    settings::Settings,
 };
 
 /// Limit on calls that only read, when the user gave none.
 const QUICK_LIMIT: Duration = Duration::from_secs(10);
-
-/// Flags before the verb.
-#[derive(Debug, Clone, clap::Args)]
-pub struct GlobalArgs {
-    /// Socket of the container runtime
-    #[arg(
-        short = 'r',
-        long,
-        value_name = "ENDPOINT",
-        env = "CONTAINER_RUNTIME_ENDPOINT",
-        default_value = "unix:///run/pintle/pintle.sock"
-    )]
-    pub runtime_endpoint: String,
-    /// Socket of the image service, when it is another one
-    #[arg(short = 'i', long, value_name = "ENDPOINT", env = "IMAGE_SERVICE_ENDPOINT")]
-    pub image_endpoint: Option<String>,
-    /// Limit for each call, e.g. 30s or 2m [default: 10s for calls that only read, none for others]
-    #[arg(short = 't', long, value_name = "DURATION", value_parser = duration::parse)]
-    pub timeout: Option<Duration>,
-    /// Tell on stderr which calls are made and how long they take
-    #[arg(short = 'D', long)]
-    pub debug: bool,
-}
 
 /// What a call does, for its errors, and how long it may take.
 #[derive(Debug, Clone)]
@@ -91,22 +68,22 @@ fn message_of(status: &Status) -> String {
 /// One run's connection to a runtime.
 #[derive(Debug)]
 pub(crate) struct Session {
-    global: GlobalArgs,
+    settings: Settings,
     runtime: OnceCell<Channel>,
     images: OnceCell<Channel>,
 }
 
 impl Session {
-    pub(crate) fn new(global: GlobalArgs) -> Self {
-        Self { global, runtime: OnceCell::new(), images: OnceCell::new() }
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self { settings, runtime: OnceCell::new(), images: OnceCell::new() }
     }
 
     pub(crate) fn endpoint(&self) -> &str {
-        &self.global.runtime_endpoint
+        &self.settings.runtime_endpoint
     }
 
     fn image_endpoint(&self) -> &str {
-        self.global.image_endpoint.as_deref().unwrap_or(&self.global.runtime_endpoint)
+        self.settings.image_endpoint.as_deref().unwrap_or(&self.settings.runtime_endpoint)
     }
 
     async fn runtime_channel(&self) -> Result<Channel, CliError> {
@@ -115,7 +92,7 @@ impl Session {
     }
 
     async fn image_channel(&self) -> Result<Channel, CliError> {
-        if self.global.image_endpoint.is_none() {
+        if self.settings.image_endpoint.is_none() {
             return self.runtime_channel().await;
         }
         let channel = self.images.get_or_try_init(|| self.open(self.image_endpoint())).await?;
@@ -123,7 +100,7 @@ impl Session {
     }
 
     async fn open(&self, endpoint: &str) -> Result<Channel, CliError> {
-        let limit = self.global.timeout.unwrap_or(QUICK_LIMIT);
+        let limit = self.settings.timeout.unwrap_or(QUICK_LIMIT);
         match tokio::time::timeout(limit, connect(endpoint)).await {
             Ok(channel) => channel.map_err(CliError::Connect),
             Err(_) => Err(self.timed_out("connect", limit)),
@@ -157,7 +134,7 @@ impl Session {
         answer: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, CliError> {
         let begun = Instant::now();
-        let limit = self.global.timeout.or(call.limit);
+        let limit = self.settings.timeout.or(call.limit);
         let answered = match limit {
             Some(limit) => match tokio::time::timeout(limit, answer).await {
                 Ok(answered) => answered,
@@ -189,7 +166,7 @@ impl Session {
     }
 
     fn trace(&self, call: &Call, took: Duration, refused: Option<&Status>) {
-        if self.global.debug {
+        if self.settings.debug {
             let outcome = refused.map_or_else(|| "ok".to_owned(), |status| format!("{:?}", status.code()));
             eprintln!("debug: {}: {}: {outcome} after {} ms", self.endpoint(), call.what, took.as_millis());
         }

@@ -86,8 +86,12 @@ async fn exec(containerd: &Containerd) {
         .await
         .unwrap();
     assert_eq!((ran.out.as_str(), ran.err.as_str(), ran.code), ("out\n", "err\n", ExitCode::from(7)));
-    let refused = containerd.pintle(&["exec", "-it", "main", "sh"]).await.unwrap_err().report();
-    assert!(refused.contains("not supported yet"), "{refused}");
+    let streamed =
+        containerd.pintle(&["exec", "main", "sh", "-c", "seq 1 20000; echo err >&2; exit 8"]).await.unwrap();
+    assert_eq!((streamed.out.lines().count(), streamed.out.ends_with("\n20000\n")), (20_000, true));
+    assert_eq!((streamed.err.as_str(), streamed.code), ("err\n", ExitCode::from(8)));
+    let refused = containerd.pintle(&["exec", "-t", "main", "sh"]).await.unwrap_err().report();
+    assert!(refused.contains("--tty"), "{refused}");
 }
 
 async fn logs(containerd: &Containerd) {

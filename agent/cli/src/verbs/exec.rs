@@ -1,13 +1,14 @@
 //! `exec`: runs a command in a running container and passes on its output and exit code.
 //!
-//! In: a container and a command. Out: the command's stdout, stderr and exit code, when it has ended. Streaming
-//! (`-i`, `-t`) is refused until the streaming server exists.
+//! In: a container and a command, standard input with `-i`, a terminal with `-t`. Out: the command's stdout and stderr as
+//! they come, or with `-s` when it has ended, and its exit code.
 
 use std::{io::Write, process::ExitCode, time::Duration};
 
-use pintle_cri_api::v1::ExecSyncRequest;
+use pintle_cri_api::v1::{ExecRequest, ExecSyncRequest};
 
 use crate::{
+    conversation::{self, Wanted, exit_code},
     duration,
     error::{CliError, Noun},
     io::Io,
@@ -17,16 +18,22 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub struct ExecArgs {
-    /// Wait for the command to end, then print its output (always so for now)
-    #[arg(short, long)]
+    /// Wait for the command to end, then print its output
+    #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
     sync: bool,
-    /// Seconds until the command is stopped; 0 is never
-    #[arg(long = "timeout", value_name = "SECONDS", default_value = "0", value_parser = duration::parse)]
+    /// Seconds until the command is stopped; 0 is never; implies -s
+    #[arg(
+        long = "timeout",
+        value_name = "SECONDS",
+        default_value = "0",
+        value_parser = duration::parse,
+        conflicts_with_all = ["interactive", "tty"]
+    )]
     limit: Duration,
-    /// Keep stdin open (not supported yet)
+    /// Pass standard input on to the command
     #[arg(short, long)]
     interactive: bool,
-    /// Give the command a terminal (not supported yet)
+    /// Give the command a terminal; Ctrl-P Ctrl-Q leaves it
     #[arg(short, long)]
     tty: bool,
     /// Id, beginning of the id, or name
@@ -37,12 +44,36 @@ pub struct ExecArgs {
 }
 
 pub(crate) async fn run(args: ExecArgs, session: &Session, io: &mut Io<'_>) -> Result<ExitCode, CliError> {
-    if args.interactive || args.tty {
-        let instead = "without -i and -t the command runs to its end and its output is printed";
-        return Err(CliError::Unsupported { what: "streaming exec (-i, -t)", instead });
-    }
+    let wanted = Wanted { stdin: args.interactive, tty: args.tty };
+    wanted.check()?;
     let containers = resolve::containers(session).await?;
     let container_id = resolve::container(&args.container, &containers)?.id.clone();
+    if args.sync || !args.limit.is_zero() {
+        return collect(args, container_id, session, io).await;
+    }
+    let what = format!("exec in container {container_id}");
+    let streams = wanted.streams();
+    let request = ExecRequest {
+        container_id,
+        cmd: args.command,
+        tty: streams.tty,
+        stdin: streams.stdin,
+        stdout: streams.stdout,
+        stderr: streams.stderr,
+        ..Default::default()
+    };
+    let mut client = session.runtime().await?;
+    let call = Call::quick(what.clone()).on(Noun::Container);
+    let url = session.call(call, client.exec(request)).await?.url;
+    conversation::hold(&what, &url, wanted, io).await
+}
+
+async fn collect(
+    args: ExecArgs,
+    container_id: String,
+    session: &Session,
+    io: &mut Io<'_>,
+) -> Result<ExitCode, CliError> {
     let mut client = session.runtime().await?;
     let timeout = i64::try_from(args.limit.as_secs()).unwrap_or(i64::MAX);
     let call = Call::slow(format!("exec in container {container_id}")).on(Noun::Container);
@@ -52,22 +83,4 @@ pub(crate) async fn run(args: ExecArgs, session: &Session, io: &mut Io<'_>) -> R
     io.out.flush()?;
     io.err.write_all(&answer.stderr)?;
     Ok(exit_code(answer.exit_code))
-}
-
-/// The code the shell would see; anything out of range is a plain failure.
-fn exit_code(code: i32) -> ExitCode {
-    u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exit_codes_are_passed_through_where_they_fit() {
-        assert_eq!(exit_code(0), ExitCode::SUCCESS);
-        assert_eq!(exit_code(137), ExitCode::from(137));
-        assert_eq!(exit_code(-1), ExitCode::FAILURE);
-        assert_eq!(exit_code(300), ExitCode::FAILURE);
-    }
 }

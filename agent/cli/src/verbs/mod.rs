@@ -1,5 +1,6 @@
 //! One verb per file: its arguments and its `run`; `list` is what several share.
 
+pub(crate) mod attach;
 pub(crate) mod completion;
 pub(crate) mod create;
 pub(crate) mod exec;
@@ -15,6 +16,7 @@ pub(crate) mod inspectp;
 pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod pods;
+pub(crate) mod port_forward;
 pub(crate) mod ps;
 pub(crate) mod pull;
 pub(crate) mod rm;
