@@ -1,7 +1,7 @@
 //! Calls about images: ListImages, ImageStatus, PullImage, RemoveImage, ImageFsInfo.
 //!
 //! All runtime handlers share one store: an image that was pulled for one is there for all, and the handler a caller names is
-//! told back to it.
+//! told back to it. One that there is not is refused.
 
 use pintle_cri_api::v1 as cri;
 
@@ -50,6 +50,7 @@ pub(super) async fn status(
 
 pub(super) async fn pull(engine: &Engine, request: cri::PullImageRequest) -> Result<cri::PullImageResponse> {
     let spec = spec(request.image)?;
+    engine.handlers.external(&spec.runtime_handler).await?;
     let asked = images::asked(request.auth, spec.annotations.into_iter().collect())?;
     let image_ref = engine.arc()?.pull_image(&spec.image, asked, None).await?;
     Ok(cri::PullImageResponse { image_ref })

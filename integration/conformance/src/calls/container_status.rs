@@ -90,6 +90,23 @@ pub(super) fn cases() -> Vec<Case> {
 fn images() -> Vec<Case> {
     vec![
         case(
+            "the status tells the image as the user named it",
+            "user_specified_image is the reference that the user gave",
+            |run: Run| async move {
+                let named = "as.the.user/named:it".to_owned();
+                let change = |config: &mut v1::ContainerConfig| {
+                    config.image.get_or_insert_default().user_specified_image.clone_from(&named);
+                };
+                let id = run.shared().await?.create(change).await?;
+                let told = run.status(&id).await?.image.unwrap_or_default().user_specified_image;
+                same("the name", told, named)
+            },
+        )
+        .containerd(
+            "the name is \"\"",
+            "the field came with Kubernetes 1.28; containerd 1.6 does not know it",
+        ),
+        case(
             "image and image_ref name what it was made from",
             "image: the spec that was given; image_ref: a digested reference, or the id of what has no digest",
             |run: Run| async move {

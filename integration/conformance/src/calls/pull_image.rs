@@ -66,6 +66,20 @@ pub(super) fn cases() -> Vec<Case> {
                 same("the image", status(&run, name, false).await?.image, None)
             },
         ),
+        case(
+            "an image for a handler that is unknown is not pulled",
+            "if the runtime handler is unknown, the request should be rejected",
+            |run: Run| async move {
+                let runtime_handler = "no-such-handler".to_owned();
+                let spec = v1::ImageSpec { runtime_handler, ..image(&format!("{ADDRESS}/cri/demo:1")) };
+                let request = v1::PullImageRequest { image: Some(spec), ..Default::default() };
+                fails(run.images().pull_image(request).await).map(drop)
+            },
+        )
+        .containerd(
+            "it was not refused",
+            "the field came with Kubernetes 1.29; containerd 1.6 does not know it",
+        ),
         case("a name that is none is a bad request", "spec of the image", |run: Run| async move {
             for name in ["", "UPPER/case:x y", "http://x/y"] {
                 refused(pull(&run, name).await, &[Code::InvalidArgument])?;
