@@ -2,6 +2,7 @@
 //!
 //! In: an error. Out: a code and the whole chain of causes as text.
 
+use pintle_shim_protocol::ErrorCode;
 use tonic::{Code, Status};
 
 use crate::Error;
@@ -89,6 +90,9 @@ fn supervisor_code(error: &crate::engine::supervisor_client::Error) -> Code {
     match error {
         E::TimedOut(_) => Code::DeadlineExceeded,
         E::Connect { .. } | E::Unable(_) | E::Closed | E::Busy => Code::Unavailable,
+        // The container was in the right state when the engine looked, and no more when its supervisor did.
+        E::Refused(failure) if failure.code == ErrorCode::WrongState => Code::FailedPrecondition,
+        E::Refused(failure) if failure.code == ErrorCode::NotFound => Code::NotFound,
         E::Send(_) | E::Refused(_) | E::Unexpected(_) => Code::Unknown,
     }
 }
@@ -104,6 +108,15 @@ mod tests {
         let status = to_status(&error);
         assert_eq!(status.code(), Code::NotFound);
         assert_eq!(status.message(), "looking for image \"x\": image x not found");
+    }
+
+    #[test]
+    fn a_container_that_ended_just_before_is_told_as_such() {
+        let failure =
+            pintle_shim_protocol::Failure { code: ErrorCode::WrongState, message: "it is over".to_owned() };
+        let source = crate::engine::supervisor_client::Error::Refused(failure);
+        let status = to_status(&Error::Supervisor { operation: "running a command", source });
+        assert_eq!(status.code(), Code::FailedPrecondition);
     }
 
     #[test]
