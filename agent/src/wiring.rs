@@ -103,8 +103,6 @@ pub(crate) async fn run_runtime(settings: Settings) -> anyhow::Result<()> {
 
 async fn open_engine(settings: &Settings) -> anyhow::Result<Arc<Engine>> {
     let config = EngineConfig {
-        root: settings.root.clone(),
-        state: settings.state.clone(),
         pod_cidr: settings.pod_cidr.clone(),
         registry_config: settings.registry_config.clone(),
         images: settings.images.clone(),
@@ -113,6 +111,7 @@ async fn open_engine(settings: &Settings) -> anyhow::Result<Arc<Engine>> {
         cgroup_root: Some(settings.cgroup_root.clone()),
         open_files: Some(daemon::raise_open_files()),
         runtime_handlers: settings.runtime_handlers.clone(),
+        ..EngineConfig::new(&settings.root, &settings.state)
     };
     let (root, state) = (settings.root.display(), settings.state.display());
     open_when_free(config).await.with_context(|| format!("open the engine of root {root} and state {state}"))

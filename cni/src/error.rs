@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use crate::bridge::BridgeError;
 use crate::cidr::Cidr;
 use crate::conf::ConfigError;
+use crate::host_port::HostPort;
 use crate::lease::LeaseError;
 use crate::netlink::NetlinkError;
 use crate::netns::NetnsError;
@@ -28,6 +29,25 @@ pub enum NetworkError {
     NoFreeRange,
     #[error("no address left in {cidr}: {leased} are leased, {releasing} of them being released")]
     NoAddressLeft { cidr: Cidr, leased: usize, releasing: usize },
+    #[error("sandbox {sandbox}: host port {port}: {problem}")]
+    HostPort { sandbox: String, port: HostPort, problem: &'static str },
+    #[error("sandbox {sandbox}: host port {port} is taken by sandbox {holder} at {holder_ip}")]
+    HostPortTaken { sandbox: String, port: HostPort, holder: String, holder_ip: IpAddr },
+    #[error("all pods together have {held} host ports, and there may not be more than {most}")]
+    HostPortsFull { held: usize, most: usize },
+    #[error("host ports of sandbox {sandbox}")]
+    Publish {
+        sandbox: String,
+        #[source]
+        source: NetlinkError,
+    },
+    #[error("host ports of sandbox {sandbox}: let the node reach pods from its loopback address by {path}")]
+    RouteLocalnet {
+        sandbox: String,
+        path: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("sandbox {sandbox} has no lease")]
     NotAttached { sandbox: String },
     #[error("sandbox {sandbox} at {ip}: interface {interface} {problem}")]
@@ -94,6 +114,7 @@ impl NetworkError {
                 | Self::SandboxId { .. }
                 | Self::PodUid { .. }
                 | Self::HostNetns { .. }
+                | Self::HostPort { .. }
         )
     }
 }

@@ -10,16 +10,17 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::cidr::Cidr;
 use crate::conf::{self, NetworkConfig};
 use crate::error::NetworkError as Error;
 use crate::host::Host;
-use crate::lease::{self, LeaseError, LeaseState};
+use crate::lease::{self, Lease, LeaseError, LeaseState};
 use crate::netlink::NetlinkError;
 use crate::netlink::links::Link;
-use crate::nft::masquerade::{CHAIN, Masquerade, Rules};
+use crate::nft::host_ports::Target;
+use crate::nft::masquerade::{Masquerade, Rules};
 use crate::pod_link;
 
 /// An address on disk.
@@ -83,6 +84,7 @@ pub fn inspect(config: &NetworkConfig) -> Result<Inspection, Error> {
     let links = host.links().map_err(|source| Error::ReadHost { source })?;
     let bridge = links.iter().find(|link| link.name == config.bridge && link.kind == "bridge");
     let index = bridge.map(|link| link.index);
+    let table = look_at_table(config, &leases)?;
     let leases = leases.into_iter().map(|(lease, path)| FoundLease {
         sandbox: lease.sandbox,
         ip: lease.ip,
@@ -95,7 +97,7 @@ pub fn inspect(config: &NetworkConfig) -> Result<Inspection, Error> {
         void_leases: void.into_iter().map(|(path, reason)| (path, reason.to_owned())).collect(),
         links: links.iter().filter_map(|link| found_link(config, link, index)).collect(),
         bridge: bridge.is_some(),
-        table: look_at_table(config)?,
+        table,
         opened: config.state_dir.join("leases").is_dir(),
     })
 }
@@ -135,8 +137,11 @@ pub fn replace_table(config: &NetworkConfig) -> Result<bool, Error> {
     let host = Host::open().map_err(|source| Error::ReadHost { source })?;
     let bridge = host.link(&config.bridge).map_err(|source| Error::ReadHost { source })?;
     let (table, range_known) = masquerade(config)?;
+    let boot_id = lease::boot_id().map_err(Error::Lease)?;
+    let (leases, _) = lease::read_all(&config.state_dir, &boot_id).map_err(Error::Lease)?;
+    let targets: Vec<Target> = leases.iter().flat_map(|(lease, _)| lease.targets()).collect();
     let done = match (bridge.is_some(), range_known) {
-        (true, true) => table.apply(),
+        (true, true) => table.lock().apply(&targets),
         (true, false) => return Ok(false),
         (false, _) => table.remove(),
     };
@@ -162,14 +167,17 @@ fn is_host_end(config: &NetworkConfig, link: &Link, bridge: Option<u32>) -> bool
         && (conf::sandbox_of_alias(&config.bridge, &link.alias).is_some() || unmarked_port)
 }
 
-fn look_at_table(config: &NetworkConfig) -> Result<Table, Error> {
+fn look_at_table(config: &NetworkConfig, leases: &[(Lease, PathBuf)]) -> Result<Table, Error> {
     let (masquerade, _) = masquerade(config)?;
     match masquerade.is_present() {
         Ok(false) => return Ok(Table::Absent),
         Err(error) if is_unsupported(&error) => return Ok(Table::Unsupported),
         present => present.map_err(|source| Error::Masquerade { source })?,
     };
-    Ok(judge(&masquerade.chains().map_err(|source| Error::Masquerade { source })?))
+    let failed = |source| Error::Masquerade { source };
+    let mut wrong = judge(&masquerade.chains().map_err(failed)?, &masquerade.expected_chains());
+    wrong.extend(judge_ports(&masquerade.host_ports().map_err(failed)?, leases));
+    Ok(if wrong.is_empty() { Table::Sound } else { Table::Wrong(wrong) })
 }
 
 /// A kernel without nftables knows no such message, or not even the socket.
@@ -178,17 +186,39 @@ fn is_unsupported(error: &NetlinkError) -> bool {
         || matches!(error.errno(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT))
 }
 
-/// One chain with one rule is all that belongs in the table.
-fn judge(chains: &BTreeMap<String, usize>) -> Table {
-    let mut wrong: Vec<String> =
-        chains.keys().filter(|name| *name != CHAIN).map(|name| format!("chain {name}")).collect();
-    match chains.get(CHAIN) {
-        Some(1) => {}
-        Some(rules) => wrong.push(format!("{rules} rules instead of 1 in chain {CHAIN}")),
-        None => wrong.push(format!("no chain {CHAIN}")),
+/// What is there and does not belong there, or is not there and should be.
+fn judge(chains: &BTreeMap<String, usize>, expected: &BTreeMap<String, usize>) -> Vec<String> {
+    let surplus = chains.keys().filter(|name| !expected.contains_key(*name));
+    let mut wrong: Vec<String> = surplus.map(|name| format!("chain {name}")).collect();
+    for (name, wanted) in expected {
+        match chains.get(name) {
+            Some(rules) if rules == wanted => {}
+            Some(rules) => wrong.push(format!("{rules} rules instead of {wanted} in chain {name}")),
+            None => wrong.push(format!("no chain {name}")),
+        }
     }
-    if wrong.is_empty() { Table::Sound } else { Table::Wrong(wrong) }
+    wrong
 }
+
+/// Host ports that lead to nobody who has them, and such that lead nowhere; not those that are just being made.
+fn judge_ports(found: &[Target], leases: &[(Lease, PathBuf)]) -> Vec<String> {
+    let due: Vec<(Target, &PathBuf)> =
+        leases.iter().flat_map(|(lease, path)| lease.targets().map(move |target| (target, path))).collect();
+    let surplus = found.iter().filter(|target| due.iter().all(|(other, _)| other != *target));
+    let mut wrong: Vec<String> = surplus
+        .map(|Target { port, pod }| format!("host port {port} to {pod}, which has no such port"))
+        .collect();
+    let is_old = |path: &PathBuf| {
+        let written = fs::symlink_metadata(path).and_then(|file| file.modified()).ok();
+        written.and_then(|at| at.elapsed().ok()).is_none_or(|age| age > BEING_MADE)
+    };
+    let missing = due.iter().filter(|(target, path)| !found.contains(target) && is_old(path));
+    wrong.extend(missing.map(|(Target { port, pod }, _)| format!("no host port {port} to {pod}")));
+    wrong
+}
+
+/// How long after its lease a pod's host ports may be missing.
+const BEING_MADE: Duration = Duration::from_secs(30);
 
 /// The table's keeper, and whether it knows the pod range. Without one it can only be asked for and removed; the leases
 /// tell its family then.
@@ -211,14 +241,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_has_one_chain_with_one_rule_and_nothing_else() {
-        let of = |chains: &[(&str, usize)]| {
-            judge(&chains.iter().map(|(name, rules)| ((*name).to_owned(), *rules)).collect())
+    fn a_table_has_the_chains_and_rules_it_was_made_with_and_nothing_else() {
+        let chains = |list: &[(&str, usize)]| -> BTreeMap<String, usize> {
+            list.iter().map(|(name, rules)| ((*name).to_owned(), *rules)).collect()
         };
-        assert_eq!(of(&[("postrouting", 1)]), Table::Sound);
-        let wrong = |text: &str| Table::Wrong(vec![text.to_owned()]);
-        assert_eq!(of(&[("postrouting", 1), ("x", 0)]), wrong("chain x"));
-        assert_eq!(of(&[("postrouting", 2)]), wrong("2 rules instead of 1 in chain postrouting"));
-        assert_eq!(of(&[]), wrong("no chain postrouting"));
+        let of = |list: &[(&str, usize)]| judge(&chains(list), &chains(&[("postrouting", 3)]));
+        assert!(of(&[("postrouting", 3)]).is_empty());
+        assert_eq!(of(&[("postrouting", 3), ("x", 0)]), ["chain x"]);
+        assert_eq!(of(&[("postrouting", 2)]), ["2 rules instead of 3 in chain postrouting"]);
+        assert_eq!(of(&[]), ["no chain postrouting"]);
     }
 }

@@ -20,12 +20,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cidr::Cidr;
+use crate::host_port::HostPort;
+use crate::nft::host_ports::Target;
 use crate::pod_network::Mac;
 
 /// Version of the lease file's format.
 pub(crate) const VERSION: u32 = 1;
 /// No record is nearly as long.
-const RECORD_MOST: u64 = 16 * 1024;
+const RECORD_MOST: u64 = 64 * 1024;
 
 /// What can go wrong with the lease files.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +89,16 @@ pub(crate) struct Lease {
     pub(crate) mac: Mac,
     /// Name of the host end.
     pub(crate) interface: String,
+    /// The host ports that lead to it, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) ports: Vec<HostPort>,
+}
+
+impl Lease {
+    /// Its host ports, each with its address.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = Target> + '_ {
+        self.ports.iter().map(|port| Target { port: *port, pod: self.ip })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,6 +173,24 @@ impl LeaseStore {
         self.last
     }
 
+    /// Every host port.
+    pub(crate) fn targets(&self) -> Vec<Target> {
+        self.leases.values().flat_map(Lease::targets).collect()
+    }
+
+    /// Whose a host port is already.
+    pub(crate) fn holder(&self, port: &HostPort) -> Option<&Lease> {
+        self.leases.values().find(|lease| lease.ports.iter().any(|other| other.collides(port)))
+    }
+
+    /// Takes the host ports from a lease, after they lead nowhere any more.
+    pub(crate) fn clear_ports(&mut self, sandbox: &str) -> Result<(), LeaseError> {
+        match self.held_by(sandbox).cloned() {
+            Some(lease) if !lease.ports.is_empty() => self.put(Lease { ports: Vec::new(), ..lease }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Writes a lease down, before the kernel hears of it.
     pub(crate) fn intend(&mut self, lease: Lease) -> Result<(), LeaseError> {
         write(&self.state_dir.join("cursor"), lease.ip.to_string().as_bytes())?;
@@ -171,7 +201,7 @@ impl LeaseStore {
     /// Takes the address from the sandbox; it stays out of use until [`Self::forget`].
     pub(crate) fn begin_release(&mut self, sandbox: &str) -> Result<Option<Lease>, LeaseError> {
         let Some(lease) = self.held_by(sandbox) else { return Ok(None) };
-        let lease = Lease { state: LeaseState::Releasing, ..lease.clone() };
+        let lease = Lease { state: LeaseState::Releasing, ports: Vec::new(), ..lease.clone() };
         self.put(lease.clone())?;
         Ok(Some(lease))
     }
@@ -315,6 +345,7 @@ mod tests {
             ip: ip.parse().unwrap(),
             mac: Mac([0x0e, 0x50, 10, 88, 0, 2]),
             interface: "pv0123456789ab".into(),
+            ports: Vec::new(),
         }
     }
 
@@ -323,6 +354,21 @@ mod tests {
         let golden = include_str!("../tests/golden/lease-v1.json");
         assert_eq!(serde_json::from_str::<Lease>(golden).unwrap(), lease("10.88.0.2", "boot"));
         assert_eq!(serde_json::to_string_pretty(&lease("10.88.0.2", "boot")).unwrap(), golden.trim_end());
+    }
+
+    #[test]
+    fn host_ports_are_held_with_the_address_and_given_back_before_it() {
+        let port =
+            |host_port| HostPort { protocol: crate::Protocol::Udp, host_ip: None, host_port, pod_port: 53 };
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = LeaseStore::open(dir.path(), "boot").unwrap();
+        let ports: Vec<HostPort> = (1..=256).map(port).collect();
+        store.intend(Lease { ports, ..lease("10.88.0.2", "boot") }).unwrap();
+        let mut store = LeaseStore::open(dir.path(), "boot").unwrap();
+        assert_eq!(store.targets().len(), 256, "the largest lease reads back");
+        assert!(store.holder(&port(7)).is_some() && store.holder(&port(300)).is_none());
+        store.clear_ports("sandbox-10.88.0.2").unwrap();
+        assert!(store.holder(&port(7)).is_none() && store.held_by("sandbox-10.88.0.2").is_some());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::time::Duration;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket as RawSocket, SocketAddr};
+use nix::sys::socket::sockopt::SndBufForce;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 pub(crate) use replies::Reply;
@@ -29,6 +30,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const BATCH_MOST: usize = 64;
 /// Requests in one batch at most if each is answered by an interface, which takes about 5 KiB.
 pub(crate) const LOOKUPS_MOST: usize = 16;
+/// The default send buffer takes a datagram of this size.
+const ORDINARY_DATAGRAM: usize = 96 * 1024;
+/// Room for the largest batch: all host ports there may be.
+const LARGE_SEND_BUFFER: usize = 4 * 1024 * 1024;
 /// Larger than any datagram of a dump (32 KiB).
 const RECEIVE_BUFFER: usize = 64 * 1024;
 
@@ -199,6 +204,10 @@ impl Socket {
         }
         let first = self.sequence;
         let datagram = batch.datagram(first);
+        if datagram.len() > ORDINARY_DATAGRAM {
+            // Best effort: if it does not fit all the same, sending says so.
+            nix::sys::socket::setsockopt(&self.socket, SndBufForce, &LARGE_SEND_BUFFER).unwrap_or(());
+        }
         self.sequence = (first..).nth(batch.requests.len()).unwrap_or(1);
         let sent = self.socket.send(&datagram, 0);
         sent.map_err(|source| NetlinkError::Send { what: batch.summary(), source })?;

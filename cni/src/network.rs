@@ -15,6 +15,7 @@ use crate::cidr::Cidr;
 use crate::conf::{self, NetworkConfig, POD_INTERFACE};
 use crate::error::NetworkError as Error;
 use crate::host::Host;
+use crate::host_port::{self, HostPort, MAX_ALL_HOST_PORTS};
 use crate::ipam;
 use crate::lease::{self, Lease, LeaseState, LeaseStore};
 use crate::netlink::links::VethPair;
@@ -94,9 +95,10 @@ impl Network {
         if netns::identify(netns).map_err(Error::Netns)? == self.host_netns {
             return Err(Error::HostNetns { sandbox: sandbox.to_owned() });
         }
-        let ready = self.setup.ensure(&self.estate.host)?;
-        let lease = self.lease_for(request)?;
-        match self.connect(&lease, netns, ready) {
+        let ports = host_port::checked(sandbox, request.ports, self.cidr)?;
+        let ready = self.setup.ensure(&self.estate)?;
+        let lease = self.lease_for(request, &ports)?;
+        match self.connect(&lease, netns, ready).and_then(|()| self.publish(&lease)) {
             Ok(()) => Ok(self.attachment(&lease)),
             Err(error) => {
                 self.abandon(sandbox);
@@ -110,6 +112,7 @@ impl Network {
     pub fn detach(&self, sandbox: &str) -> Result<(), Error> {
         check_sandbox_id(sandbox)?;
         let _claim = self.claim(sandbox);
+        self.withdraw(sandbox)?;
         let released = self.estate.leases().begin_release(sandbox).map_err(Error::Lease)?;
         if let Some(lease) = released {
             self.estate.condemn(&lease.interface, Some(lease.ip));
@@ -171,11 +174,11 @@ impl Network {
     }
 
     /// The sandbox's lease: the one it has, or a new one, on disk already.
-    fn lease_for(&self, request: &Attach<'_>) -> Result<Lease, Error> {
+    fn lease_for(&self, request: &Attach<'_>, ports: &[HostPort]) -> Result<Lease, Error> {
         let held = self.estate.leases().held_by(request.sandbox).cloned();
         match held {
-            Some(lease) if self.cidr.contains(lease.ip) => return Ok(lease),
-            // The pod range was changed: the old address is no use.
+            Some(lease) if self.cidr.contains(lease.ip) && lease.ports == ports => return Ok(lease),
+            // The pod range was changed, or the request: the old address is no use.
             Some(_) => self.abandon(request.sandbox),
             None => {}
         }
@@ -184,18 +187,19 @@ impl Network {
         if !self.estate.wait_until_gone(RELEASE_PATIENCE, |name| name == interface) {
             return Err(Error::InterfacesStay { waited_ms: RELEASE_PATIENCE.as_millis() });
         }
-        match self.intend(request, &interface) {
+        match self.intend(request, &interface, ports) {
             Err(Error::NoAddressLeft { releasing, .. }) if releasing > 0 => {
                 // A late one is no harm: the second try tells.
                 self.estate.wait_until_gone(RELEASE_PATIENCE, |_| true);
-                self.intend(request, &interface)
+                self.intend(request, &interface, ports)
             }
             other => other,
         }
     }
 
-    fn intend(&self, request: &Attach<'_>, interface: &str) -> Result<Lease, Error> {
+    fn intend(&self, request: &Attach<'_>, interface: &str, ports: &[HostPort]) -> Result<Lease, Error> {
         let mut leases = self.estate.leases();
+        check_free(&leases, request.sandbox, ports)?;
         let ip = ipam::allocate(self.cidr, leases.last(), |ip| leases.is_leased(ip));
         let Some(ip) = ip else {
             let releasing = leases.all().filter(|l| l.state == LeaseState::Releasing).count();
@@ -210,6 +214,7 @@ impl Network {
             ip,
             mac: conf::pod_mac(ip),
             interface: interface.to_owned(),
+            ports: ports.to_vec(),
         };
         leases.intend(lease.clone()).map_err(Error::Lease)?;
         Ok(lease)
@@ -233,7 +238,7 @@ impl Network {
             Err(LinkError::Host { source, .. })
                 if matches!(source.errno(), Some(libc::EINVAL | libc::ENODEV)) =>
             {
-                let ready = self.setup.ensure_again(&self.estate.host, ready)?;
+                let ready = self.setup.ensure_again(&self.estate, ready)?;
                 self.create_link(lease, netns, ready).map_err(failed)?;
             }
             made => made.map_err(failed)?,
@@ -255,6 +260,10 @@ impl Network {
 
     /// Takes back what a failed attach made. What cannot be taken back now stays on disk for the next reconcile.
     fn abandon(&self, sandbox: &str) {
+        if let Err(error) = self.withdraw(sandbox) {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(sandbox, error, "host ports of a failed attach stay until the next one");
+        }
         match self.estate.leases().begin_release(sandbox) {
             Ok(Some(lease)) => self.estate.condemn(&lease.interface, Some(lease.ip)),
             Ok(None) => {}
@@ -308,6 +317,20 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         self.network.busy().remove(self.sandbox);
         self.network.idle.notify_all();
+    }
+}
+
+/// Host ports have one holder at a time.
+fn check_free(leases: &LeaseStore, sandbox: &str, ports: &[HostPort]) -> Result<(), Error> {
+    let taken = ports.iter().find_map(|port| leases.holder(port).map(|holder| (*port, holder)));
+    if let Some((port, lease)) = taken {
+        let (holder, holder_ip) = (lease.sandbox.clone(), lease.ip);
+        return Err(Error::HostPortTaken { sandbox: sandbox.to_owned(), port, holder, holder_ip });
+    }
+    let held = if ports.is_empty() { 0 } else { leases.all().map(|lease| lease.ports.len()).sum() };
+    match held + ports.len() > MAX_ALL_HOST_PORTS {
+        true => Err(Error::HostPortsFull { held, most: MAX_ALL_HOST_PORTS }),
+        false => Ok(()),
     }
 }
 

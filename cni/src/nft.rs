@@ -4,7 +4,10 @@
 //! pod network: that is [`masquerade`].
 
 pub(crate) mod contents;
+pub(crate) mod expression;
 pub(crate) mod forward;
+pub(crate) mod host_ports;
+pub(crate) mod map;
 pub(crate) mod masquerade;
 
 use crate::netlink::attributes::Writer;
@@ -35,7 +38,7 @@ pub(crate) enum Family {
 }
 
 impl Family {
-    fn number(self) -> u8 {
+    pub(crate) fn number(self) -> u8 {
         match self {
             Self::Ip => 2,
             Self::Ip6 => 10,
@@ -99,6 +102,11 @@ pub(crate) fn new_base_chain(family: Family, table: &str, chain: &str, hook: Hoo
     let list =
         Writer::default().text(1, table).text(3, chain).nest(4, &place).be32(5, ACCEPT).text(7, hook.kind);
     message(NEWCHAIN, F_ACK | F_CREATE, family, list)
+}
+
+/// Adds a chain that only other chains lead to.
+pub(crate) fn new_chain(family: Family, table: &str, chain: &str) -> Vec<u8> {
+    message(NEWCHAIN, F_ACK | F_CREATE, family, Writer::default().text(1, table).text(3, chain))
 }
 
 pub(crate) fn append_rule(family: Family, table: &str, chain: &str, expressions: Vec<Writer>) -> Vec<u8> {
@@ -165,7 +173,7 @@ fn message(kind: u16, flags: u16, family: Family, list: Writer) -> Vec<u8> {
 }
 
 /// Netlink header (its number is filled in when the batch is sent), nfgenmsg, attributes.
-fn encode(kind: u16, flags: u16, nfgen: [u8; 4], list: &[u8]) -> Vec<u8> {
+pub(crate) fn encode(kind: u16, flags: u16, nfgen: [u8; 4], list: &[u8]) -> Vec<u8> {
     let length = u32::try_from(16 + nfgen.len() + list.len()).unwrap_or(0);
     let mut bytes = length.to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());

@@ -10,6 +10,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::NetworkError as Error;
+use crate::host_port::HostPort;
 
 /// Gives sandboxes an address and takes it back.
 pub trait PodNetwork: Send + Sync {
@@ -41,6 +42,8 @@ pub struct Attach<'a> {
     pub pod_uid: &'a str,
     /// Its network namespace; must not be the host's.
     pub netns: Netns<'a>,
+    /// The ports of the node that lead to it.
+    pub ports: &'a [HostPort],
 }
 
 /// How a sandbox is connected.

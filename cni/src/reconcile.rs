@@ -47,11 +47,15 @@ impl Network {
         }
         self.estate.execute(&doomed).map_err(Error::Reap)?;
         if bridge.is_some() {
-            self.setup.ensure(&self.estate.host)?;
-            report.masquerade_restored = self.setup.restore_masquerade().unwrap_or_else(|error| {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the masquerade cannot be put back");
-                false
-            });
+            self.setup.ensure(&self.estate)?;
+            report.masquerade_restored =
+                self.setup.restore_masquerade(&self.estate).unwrap_or_else(|error| {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the masquerade cannot be put back"
+                    );
+                    false
+                });
         }
         Ok(report)
     }
@@ -90,10 +94,17 @@ impl Network {
         let mut doomed = BTreeMap::new();
         let mut leases = self.estate.leases();
         let sandboxes: BTreeSet<String> = leases.all().map(|l| l.sandbox.clone()).collect();
+        let mut ports_were_held = false;
         for sandbox in sandboxes.iter().filter(|s| !live.contains(s.as_str()) && !busy.contains(*s)) {
+            ports_were_held |= leases.held_by(sandbox).is_some_and(|lease| !lease.ports.is_empty());
             let Some(lease) = leases.begin_release(sandbox).map_err(Error::Lease)? else { continue };
             doomed.insert(lease.interface, Some(lease.ip));
             report.released.push(Released { sandbox: lease.sandbox, ip: lease.ip });
+        }
+        drop(leases);
+        if ports_were_held {
+            // With the host ports of the others only.
+            self.setup.rebuild(&self.estate).map_err(|source| Error::Masquerade { source })?;
         }
         Ok(doomed)
     }

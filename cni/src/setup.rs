@@ -1,7 +1,7 @@
 //! What the node needs once, before the first pod: bridge, forwarding, masquerade. Made on demand, remembered, and made
 //! again when somebody deleted it.
 //!
-//! In: the configuration. Out: the bridge's index and the pods' MTU. A missing masquerade does not stop pods: they reach
+//! In: the configuration, the host ports in the leases. Out: the bridge's index and the pods' MTU. A missing masquerade does not stop pods: they reach
 //! each other and the node, and the status says what is missing.
 
 use std::fs::File;
@@ -12,9 +12,11 @@ use crate::bridge::{self, BridgeError};
 use crate::cidr::Cidr;
 use crate::error::{NetworkError, chain};
 use crate::host::Host;
+use crate::netlink::NetlinkError;
 use crate::netns;
 use crate::nft::masquerade::Masquerade;
 use crate::pod_network::Status;
+use crate::reaper::Estate;
 
 /// Bridge, forwarding and masquerade of the node.
 #[derive(Debug)]
@@ -46,14 +48,14 @@ pub(crate) struct Ready {
 
 impl Setup {
     /// Makes what is missing; quick when it was made before.
-    pub(crate) fn ensure(&self, host: &Host) -> Result<Ready, NetworkError> {
+    pub(crate) fn ensure(&self, estate: &Estate) -> Result<Ready, NetworkError> {
         let mut state = self.state();
         if let Some(ready) = state.ready {
             return Ok(ready);
         }
-        match self.make(host) {
+        match self.make(&estate.host) {
             Ok(ready) => {
-                let masqueraded = self.masquerade.apply();
+                let masqueraded = self.rebuild(estate);
                 *state = State { ready: Some(ready), failure: None, no_masquerade: None };
                 if let Err(error) = masqueraded {
                     let reason = chain(&error);
@@ -71,25 +73,32 @@ impl Setup {
     }
 
     /// Makes everything again after the bridge `used` was found missing; another thread may have done it already.
-    pub(crate) fn ensure_again(&self, host: &Host, used: Ready) -> Result<Ready, NetworkError> {
+    pub(crate) fn ensure_again(&self, estate: &Estate, used: Ready) -> Result<Ready, NetworkError> {
         let mut state = self.state();
         if state.ready == Some(used) {
             state.ready = None;
         }
         drop(state);
-        self.ensure(host)
+        self.ensure(estate)
     }
 
     /// Puts the masquerade table back if somebody flushed it; true if that was needed.
-    pub(crate) fn restore_masquerade(&self) -> Result<bool, NetworkError> {
+    pub(crate) fn restore_masquerade(&self, estate: &Estate) -> Result<bool, NetworkError> {
         let failed = |source| NetworkError::Masquerade { source };
         let mut state = self.state();
         if state.no_masquerade.is_none() && self.masquerade.is_present().map_err(failed)? {
             return Ok(false);
         }
-        self.masquerade.apply().map_err(failed)?;
+        self.rebuild(estate).map_err(failed)?;
         state.no_masquerade = None;
         Ok(true)
+    }
+
+    /// Replaces the table by one with the host ports that the leases hold.
+    pub(crate) fn rebuild(&self, estate: &Estate) -> Result<(), NetlinkError> {
+        let mut table = self.masquerade.lock();
+        let targets = estate.leases().targets();
+        table.apply(&targets)
     }
 
     pub(crate) fn forget(&self) {

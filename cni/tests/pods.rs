@@ -193,7 +193,7 @@ fn a_namespace_can_be_named_by_path() {
         let network = lab.open();
         let pod = Pod::new("a");
         let path = pod.path();
-        let by_path = Attach { sandbox: "a", pod_uid: "u", netns: Netns::Path(&path) };
+        let by_path = Attach { sandbox: "a", pod_uid: "u", netns: Netns::Path(&path), ports: &[] };
         let attachment = network.attach(&by_path).unwrap();
         assert_eq!(attachment, pod.attach(&network).unwrap());
         let missing = Attach { netns: Netns::Path("/proc/0/ns/net".as_ref()), sandbox: "b", ..by_path };
@@ -206,8 +206,12 @@ fn a_namespace_can_be_named_by_path() {
 fn the_hosts_own_namespace_and_odd_ids_are_refused() {
     in_lab(|lab| {
         let network = lab.open();
-        let own =
-            Attach { sandbox: "a", pod_uid: "u", netns: Netns::Path("/proc/thread-self/ns/net".as_ref()) };
+        let own = Attach {
+            sandbox: "a",
+            pod_uid: "u",
+            netns: Netns::Path("/proc/thread-self/ns/net".as_ref()),
+            ports: &[],
+        };
         assert!(matches!(network.attach(&own), Err(Error::HostNetns { .. })));
         for sandbox in ["", "a:b", "../x", &"x".repeat(129)] {
             assert!(matches!(network.attach(&Attach { sandbox, ..own }), Err(Error::SandboxId { .. })));

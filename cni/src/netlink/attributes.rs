@@ -36,6 +36,11 @@ impl Writer {
         self.bytes(kind | NESTED, &list.bytes)
     }
 
+    /// An attribute that holds an encoded list.
+    pub(crate) fn nested_bytes(self, kind: u16, list: &[u8]) -> Self {
+        self.bytes(kind | NESTED, list)
+    }
+
     pub(crate) fn finish(self) -> Vec<u8> {
         self.bytes
     }
@@ -64,6 +69,21 @@ pub(crate) fn find(list: &[u8], kind: u16) -> Option<&[u8]> {
         }
         rest = rest.get(length.next_multiple_of(4)..)?;
     }
+}
+
+/// The values of all attributes of this kind; what is cut off ends the list.
+pub(crate) fn all(list: &[u8], kind: u16) -> Vec<&[u8]> {
+    let mut found = Vec::new();
+    let mut rest = list;
+    let number = |at: usize, rest: &[u8]| Some(u16::from_ne_bytes(rest.get(at..at + 2)?.try_into().ok()?));
+    while let (Some(length), Some(present)) = (number(0, rest).map(usize::from), number(2, rest)) {
+        let Some(value) = rest.get(HEADER..length) else { break };
+        if present & KIND_MASK == kind {
+            found.push(value);
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    found
 }
 
 /// A string value without its NUL.

@@ -17,7 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
-use pintle_cni::{Attach, Attachment, Error, Netns, Network, NetworkConfig};
+use pintle_cni::{Attach, Attachment, Error, HostPort, Netns, Network, NetworkConfig};
 
 /// The host of one test.
 pub(crate) struct Lab {
@@ -109,8 +109,14 @@ impl Pod {
     }
 
     pub(crate) fn attach(&self, network: &Network) -> Result<Attachment, Error> {
+        self.attach_with(network, &[])
+    }
+
+    /// With ports of the node that lead to it.
+    pub(crate) fn attach_with(&self, network: &Network, ports: &[HostPort]) -> Result<Attachment, Error> {
         let netns = Netns::Fd(self.netns.as_fd());
-        network.attach(&Attach { sandbox: &self.id, pod_uid: "11111111-2222-3333-4444-555555555555", netns })
+        let pod_uid = "11111111-2222-3333-4444-555555555555";
+        network.attach(&Attach { sandbox: &self.id, pod_uid, netns, ports })
     }
 
     pub(crate) fn path(&self) -> PathBuf {

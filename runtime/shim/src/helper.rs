@@ -4,7 +4,7 @@
 //! first process is left waiting and falls to the supervisor. It exists because the library changes its process for good
 //! (working directory, dumpable, oom_score_adj), leaves zombies and sockets behind when it fails, is not thread-safe and
 //! tells the cause of an error only to `tracing`; all of that ends with the helper. What the library leaves out is added
-//! here: hierarchies it does not join, `memory.oom.group`, device rules on cgroup v2, our own search for the program. User,
+//! here: hierarchies it does not join, `memory.oom.group`, the propagation of mounts, device rules on cgroup v2, our own search for the program. User,
 //! capabilities and seccomp filter are ours as well (`identity`), because a filter has to be loaded in the midst of them: the
 //! library is asked for a process of root with all capabilities, which becomes who it shall be before it waits to be started.
 
@@ -28,6 +28,7 @@ use crate::identity::{self, Filter, IdentityError};
 use crate::infra;
 use crate::journal::chain;
 use crate::passing;
+use crate::propagation::Wishes;
 use crate::report::Report;
 use crate::sys;
 
@@ -348,6 +349,8 @@ fn make_null_writable() -> io::Result<()> {
 struct Becoming {
     process: Process,
     filter: Option<Filter>,
+    /// Which way its mounts travel, unless none does.
+    travel: Option<Wishes>,
 }
 
 impl Becoming {
@@ -355,7 +358,7 @@ impl Becoming {
         let process = spec.process().clone();
         let process = process.ok_or(Error::Refused { field: "process", reason: "missing" })?;
         let filter = filter.map(Filter::read).transpose().map_err(|source| Error::Identity { source })?;
-        Ok(Self { process, filter })
+        Ok(Self { process, filter, travel: Wishes::of(spec) })
     }
 }
 
@@ -368,7 +371,7 @@ struct Program {
 
 impl Executor for Program {
     fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
-        let Becoming { process, filter } = self.becoming;
+        let Becoming { process, filter, .. } = self.becoming;
         let Err(error) = executable::execute(&executable::Program::of(process, filter.as_ref()));
         Report::NotExecuted(chain(&error)).send(self.report);
         sys::exit_now(127)
@@ -382,7 +385,10 @@ impl Executor for Program {
     /// The last thing the library asks for before the process waits to be started: neighbours in its pid namespace must not
     /// find one there that may do everything.
     fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
-        let Becoming { process, filter } = self.becoming;
+        let Becoming { process, filter, travel } = self.becoming;
+        if let Some(Err(error)) = travel.as_ref().map(Wishes::fulfil) {
+            return Err(ExecutorSetEnvsError::Other(format!("which way mounts travel: {error}")));
+        }
         if let Err(error) = make_null_writable() {
             Report::Failed(format!("/dev/null: {error}")).send(self.report);
         }

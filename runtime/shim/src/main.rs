@@ -30,6 +30,7 @@ mod lifecycle;
 mod logs;
 mod oom;
 mod passing;
+mod propagation;
 mod removal;
 mod report;
 mod requests;

@@ -66,8 +66,8 @@ fn code(error: &Error) -> Code {
         Error::Image { source, .. } => image_code(source),
         Error::Supervisor { source, .. } => supervisor_code(source),
         Error::Several(errors) => errors.first().map_or(Code::Unknown, code),
-        Error::Network { source: pintle_cni::Error::NoAddressLeft { .. }, .. } => Code::ResourceExhausted,
-        Error::Network { .. } | Error::Io { .. } | Error::Record { .. } | Error::Internal(_) => Code::Unknown,
+        Error::Network { source, .. } => network_code(source),
+        Error::Io { .. } | Error::Record { .. } | Error::Internal(_) => Code::Unknown,
     }
 }
 
@@ -81,6 +81,16 @@ fn image_code(error: &pintle_image::Error) -> Code {
         (matches!(error, E::InvalidName { .. }), Code::InvalidArgument),
         (matches!(error, E::Unauthorized { .. }), Code::PermissionDenied),
         (matches!(error, E::InUse { .. } | E::Locked { .. }), Code::FailedPrecondition),
+    ];
+    codes.into_iter().find(|(fits, _)| *fits).map_or(Code::Unknown, |(_, code)| code)
+}
+
+fn network_code(error: &pintle_cni::Error) -> Code {
+    use pintle_cni::Error as E;
+    let codes = [
+        (matches!(error, E::NoAddressLeft { .. } | E::HostPortsFull { .. }), Code::ResourceExhausted),
+        (matches!(error, E::HostPort { .. }), Code::InvalidArgument),
+        (matches!(error, E::HostPortTaken { .. }), Code::FailedPrecondition),
     ];
     codes.into_iter().find(|(fits, _)| *fits).map_or(Code::Unknown, |(_, code)| code)
 }

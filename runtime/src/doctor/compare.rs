@@ -16,6 +16,7 @@ use super::{
 };
 use crate::engine::{
     ids,
+    image_volumes::container_of,
     layout::Layout,
     records::{NamespaceMode, SandboxPhase},
     sandbox_files::SHM,
@@ -187,9 +188,10 @@ fn place(case: Case<'_>, point: &Path) -> Place {
         };
     }
     if twice_above == Some(&case.layout.root.join("snapshots")) && point.ends_with("rootfs") {
-        let id = name(above).unwrap_or_default();
+        let key = name(above).unwrap_or_default();
+        let id = container_of(&key).to_owned();
         return Place {
-            what: "root file system of a container",
+            what: if id == key { "root file system of a container" } else { "image volume of a container" },
             step: "RemoveContainer unmounts it",
             expected: case.expected.containers.contains_key(&id),
             owner: Some(id),

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Finding, Kind, Remedy, compare::Case};
+use crate::engine::image_volumes::container_of;
 
 pub(super) fn compare(case: Case<'_>) -> Vec<Finding> {
     let mut findings: Vec<Finding> = snapshots(case).collect();
@@ -39,12 +40,12 @@ pub(super) fn compare(case: Case<'_>) -> Vec<Finding> {
 
 fn snapshots(case: Case<'_>) -> impl Iterator<Item = Finding> {
     let images = &case.found.images;
-    let has_container = move |key: &str| case.expected.containers.contains_key(key);
+    let has_container = move |key: &str| case.expected.containers.contains_key(container_of(key));
     let orphans = images.snapshots.iter().filter(move |key| !has_container(key)).map(|key| {
-        Finding::surplus(Kind::Snapshot, key, "root file system of a container that has no record")
+        Finding::surplus(Kind::Snapshot, key, "root or image volume of a container that has no record")
             .ours("it is below the root directory")
             .step("RemoveContainer removes it")
-            .owner(key)
+            .owner(container_of(key))
             .remedy(Remedy::RemoveSnapshot(key.clone()))
     });
     let broken = images.broken_snapshots.iter().filter(move |(key, _)| has_container(key));
@@ -52,7 +53,7 @@ fn snapshots(case: Case<'_>) -> impl Iterator<Item = Finding> {
         Finding::lack(Kind::Snapshot, key, format!("its record cannot be read: {reason}"))
             .ours("it is below the root directory")
             .step("CreateContainer wrote it")
-            .owner(key)
+            .owner(container_of(key))
             .remedy(Remedy::None("remove the container".to_owned()))
     });
     let missing = case.expected.containers.iter().filter(move |(id, known)| {

@@ -16,7 +16,7 @@ use prost::Message as _;
 use tracing::{Instrument as _, Span, field, info_span};
 
 use super::{
-    Engine, blocking, detached,
+    Engine, blocking, cdi, detached,
     error::{Error, Failures, Result},
     handlers::External,
     host, ids, layout,
@@ -278,8 +278,12 @@ impl Engine {
         self.images.create_snapshot(&record.id, &record.image_id).map_err(Error::image(snapshot))?;
         let rootfs = self.images.mount_snapshot(&record.id).map_err(Error::image("mounting a snapshot"))?;
         let image = image_process(&parts.image);
+        let with_volumes = self.mount_images(&record.id, &parts.config)?;
+        let config = with_volumes.as_ref().unwrap_or(&parts.config);
+        let injection = cdi::injection(&self.config.cdi_dirs, config)?;
         lookups::prepare(&lookups::Request {
-            config: &parts.config,
+            config: injection.as_ref().map_or(config, |injection| &injection.config),
+            injection: injection.as_ref(),
             image: &image,
             container,
             rootfs: &rootfs,
@@ -323,6 +327,9 @@ fn mount_record(mount: &pintle_cri_api::v1::Mount) -> MountRecord {
         readonly: mount.readonly,
         recursive_read_only: mount.recursive_read_only,
         propagation: mount.propagation,
+        image: mount.image.as_ref().map(|image| image.image.clone()).filter(|image| !image.is_empty()),
+        image_sub_path: mount.image_sub_path.clone(),
+        options: mount.mount_options.clone(),
     }
 }
 

@@ -68,7 +68,8 @@ pub(crate) async fn complete_sandbox(
             // It has its address already: asking again tells which.
             let path = format!("/proc/{pid}/ns/net");
             let netns = Netns::Path(Path::new(&path));
-            let attach = Attach { sandbox: &record.id, pod_uid: &record.config.uid, netns };
+            let attach =
+                Attach { sandbox: &record.id, pod_uid: &record.config.uid, netns, ports: &record.host_ports };
             let attached = network.attach(&attach).map_err(Error::network("looking up the pod's address"))?;
             record.ips = vec![attached.ip.to_string()];
         }

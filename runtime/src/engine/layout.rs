@@ -40,6 +40,8 @@ pub struct EngineConfig {
     pub runtime_handlers: Vec<RuntimeHandler>,
     /// Where clients of exec, attach and port-forward connect; port 0: any.
     pub streaming: SocketAddr,
+    /// The directories with CDI's specification files; a later one goes before an earlier one.
+    pub cdi_dirs: Vec<PathBuf>,
 }
 
 /// Loopback: whoever can connect and knows a token is let in.
@@ -60,6 +62,7 @@ impl EngineConfig {
             open_files: None,
             runtime_handlers: Vec::new(),
             streaming: DEFAULT_STREAMING,
+            cdi_dirs: ["/etc/cdi", "/var/run/cdi"].map(PathBuf::from).to_vec(),
         }
     }
 }

@@ -198,6 +198,7 @@ impl Engine {
                 failures.note(engine.cgroups.kill_and_remove(&removed.record().cgroup));
                 let snapshot = engine.images.remove_snapshot(&removed.id);
                 failures.note(snapshot.map_err(Error::image("removing the container's snapshot")));
+                failures.note(engine.unmount_images(&removed.record()));
                 failures.into_result()?;
                 sandbox_files::remove_dir(&removed.dir)
             })

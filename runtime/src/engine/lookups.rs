@@ -13,7 +13,7 @@ use std::{
 use pintle_cri_api::v1::{ContainerConfig, Device, Mount, MountPropagation};
 
 use super::{
-    container,
+    cdi, container,
     error::{Error, Result},
     handlers::External,
     records::{NamespaceMode, SandboxConfig, UserRecord},
@@ -24,8 +24,9 @@ use super::{
 };
 use crate::spec::{
     HostFacts,
+    cdi::Injection,
     container::{Input, SandboxFiles, spec},
-    devices::HostDevice,
+    devices::{self, HostDevice},
     mounts::{self, ResolvedMount},
     namespaces::PidNamespace,
     process::{self, ImageProcess},
@@ -46,8 +47,10 @@ const HIDDEN: [&str; 3] = ["/dev", "/proc", "/sys"];
 /// What is looked up for.
 #[derive(Debug)]
 pub struct Request<'a> {
-    /// CRI's configuration.
+    /// CRI's configuration, with what devices bring and directories in the place of images.
     pub config: &'a ContainerConfig,
+    /// What else devices bring.
+    pub injection: Option<&'a Injection>,
     /// The image's.
     pub image: &'a ImageProcess,
     /// The container, with its record.
@@ -85,16 +88,25 @@ pub fn prepare(request: &Request<'_>) -> Result<Prepared> {
         let text = "a privileged container needs a privileged sandbox".to_owned();
         return Err(Error::InvalidArgument(text));
     }
-    let user = user::resolve(&security, &image.user, &name_files(rootfs)?)?;
+    let mut user = user::resolve(&security, &image.user, &name_files(rootfs)?)?;
+    let gids = request.injection.map_or(&[][..], |injection| injection.gids.as_slice());
+    let more: Vec<u32> = gids.iter().copied().filter(|gid| !user.groups.contains(gid)).collect();
+    user.groups.extend(more);
     HIDDEN.iter().try_for_each(|name| rootfs::check_mount_point(rootfs, name))?;
     rootfs::ensure(rootfs, &process::cwd(config, image)?, Kind::Directory)?;
-    let mounts = resolve_mounts(rootfs, &config.mounts)?;
+    let mut mounts = resolve_mounts(rootfs, &config.mounts)?;
     let mut devices = Vec::new();
     if security.privileged {
         add_devices_below(Path::new("/dev"), "/dev", "rwm", &mut devices)?;
     }
     for device in &config.devices {
         add_device(device, &mut devices)?;
+    }
+    for device in request.injection.map_or(Ok(Vec::new()), |injection| cdi::nodes(injection, &user))? {
+        push_device(device, &mut devices)?;
+    }
+    for device in devices.iter().filter(|device| !devices::is_below_dev(device)) {
+        mounts.push(bound_device(rootfs, device)?);
     }
     let dir = &container.sandbox.dir;
     let shm = sandbox_files::shm_source(dir, &sandbox.config);
@@ -118,6 +130,7 @@ pub fn prepare(request: &Request<'_>) -> Result<Prepared> {
         user: &user,
         mounts: &mounts,
         devices: &devices,
+        hooks: request.injection.map_or(&serde_json::Value::Null, |injection| &injection.hooks),
         host: request.host,
     })?;
     make_own_mount_points(rootfs, &spec)?;
@@ -216,9 +229,28 @@ fn resolve_mounts(root: &Path, wanted: &[Mount]) -> Result<Vec<ResolvedMount>> {
             readonly: mount.readonly,
             recursive_read_only: mount.recursive_read_only,
             propagation,
+            options: mount.mount_options.clone(),
         });
     }
     Ok(resolved)
+}
+
+/// A device outside `/dev`, where the library makes no nodes: the node's own is bound.
+fn bound_device(root: &Path, device: &HostDevice) -> Result<ResolvedMount> {
+    if device.host_path.as_os_str().is_empty() {
+        let text = format!("device {:?}: there is none like it on the node to be bound", device.path);
+        return Err(Error::InvalidArgument(text));
+    }
+    let destination = rootfs::ensure(root, &device.path, Kind::File)?;
+    mounts::check_destination(&destination, false)?;
+    Ok(ResolvedMount {
+        source: device.host_path.clone(),
+        destination,
+        readonly: false,
+        recursive_read_only: false,
+        propagation: MountPropagation::PropagationPrivate,
+        options: Vec::new(),
+    })
 }
 
 fn is_procfs(source: &Path) -> bool {
@@ -325,7 +357,7 @@ fn push_device(device: HostDevice, into: &mut Vec<HostDevice>) -> Result<()> {
     Ok(())
 }
 
-fn device_at(path: &Path, inside: String, access: &str) -> Result<Option<HostDevice>> {
+pub(super) fn device_at(path: &Path, inside: String, access: &str) -> Result<Option<HostDevice>> {
     let metadata = fs::metadata(path).map_err(Error::io("looking at", path))?;
     let kind = match metadata.file_type() {
         kind if kind.is_char_device() => 'c',
@@ -334,6 +366,7 @@ fn device_at(path: &Path, inside: String, access: &str) -> Result<Option<HostDev
     };
     Ok(Some(HostDevice {
         path: inside,
+        host_path: path.to_owned(),
         kind,
         major: rustix::fs::major(metadata.rdev()),
         minor: rustix::fs::minor(metadata.rdev()),

@@ -10,6 +10,7 @@
 
 mod accept;
 mod adoption;
+pub mod cdi;
 pub mod cgroups;
 pub mod container;
 mod damage;
@@ -22,6 +23,7 @@ pub mod host;
 mod identity;
 pub mod ids;
 pub(crate) mod image_settings;
+pub mod image_volumes;
 pub mod images;
 pub mod launch;
 pub mod layout;

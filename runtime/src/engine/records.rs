@@ -15,6 +15,7 @@ use std::{
     path::Path,
 };
 
+use pintle_cni::HostPort;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
@@ -134,6 +135,9 @@ pub struct SandboxRecord {
     /// What the pod itself may use beside them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overhead: Option<ResourcesRecord>,
+    /// The ports of the node that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ports: Vec<HostPort>,
     /// The sum of the request it was made from: a repeated one is compared with it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub request: String,
@@ -168,6 +172,15 @@ pub struct MountRecord {
     pub recursive_read_only: bool,
     /// The number of CRI's `MountPropagation`.
     pub propagation: i32,
+    /// The image whose files it shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Which directory of the image; empty: all of it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub image_sub_path: String,
+    /// What else is forbidden on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
 }
 
 /// An end that the engine decided, where no exit record says it.

@@ -14,6 +14,7 @@ use super::{
     Engine, adoption, blocking, damage,
     error::{Error, Result},
     events, ids,
+    image_volumes::container_of,
     layout::{self, Layout},
     missed,
     records::{self, ContainerRecord, End, Record, SandboxPhase, SandboxRecord},
@@ -225,7 +226,7 @@ async fn remove_orphans(engine: &Arc<Engine>) -> Result<()> {
     blocking(move || {
         remove_orphaned_groups(&engine);
         let keys = engine.images.snapshots().map_err(Error::image("listing snapshots"))?;
-        for key in keys.iter().filter(|key| engine.container_in_any_state(key).is_none()) {
+        for key in keys.iter().filter(|key| engine.container_in_any_state(container_of(key)).is_none()) {
             let removed = engine.images.remove_snapshot(key).map_err(Error::image("removing a snapshot"));
             log(key, removed);
         }

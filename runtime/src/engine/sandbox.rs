@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use pintle_cni::{Attach, Netns};
+use pintle_cni::{Attach, HostPort, Netns};
 use pintle_cri_api::v1::{
     LinuxContainerResources, LinuxPodSandboxConfig, PodSandboxConfig, RunPodSandboxRequest,
 };
@@ -35,7 +35,7 @@ use super::{
     watch::{self, SandboxListener},
 };
 use crate::{
-    spec::{dns, infra, namespaces, resource_change, resources, validate},
+    spec::{dns, infra, namespaces, ports, resource_change, resources, validate},
     waterfall::stage,
 };
 
@@ -61,6 +61,7 @@ impl Engine {
         let sum = records::sum(&config.encode_to_vec());
         let kept = kept_config(&config, request.runtime_handler)?;
         let resolv_conf = dns::resolv_conf(config.dns_config.as_ref(), &sandbox_files::node_resolv_conf())?;
+        let host_ports = ports::host_ports(&config)?;
         let linux = config.linux.unwrap_or_default();
         for limits in [&linux.resources, &linux.overhead].into_iter().flatten() {
             resource_change::merged(&LinuxContainerResources::default(), limits, &self.host)?;
@@ -73,17 +74,14 @@ impl Engine {
             if let Some(id) = engine.same_sandbox(&identity, &sum).await? {
                 return Ok(id);
             }
-            engine.make_sandbox(kept, sum, resolv_conf, linux).await
+            engine.make_sandbox(Wishes { config: kept, request: sum, resolv_conf, linux, host_ports }).await
         };
         detached(made.instrument(span)).await
     }
 
     async fn make_sandbox(
         self: Arc<Self>,
-        config: SandboxConfig,
-        request: String,
-        resolv_conf: String,
-        linux: LinuxPodSandboxConfig,
+        Wishes { config, request, resolv_conf, linux, host_ports }: Wishes,
     ) -> Result<String> {
         let id = ids::generate()?;
         let (cgroup_parent, owns_parent) = self.cgroup_parent(&linux.cgroup_parent, &id);
@@ -100,6 +98,7 @@ impl Engine {
             supervisor_pid: None,
             resources: linux.resources.as_ref().map(ResourcesRecord::from),
             overhead: linux.overhead.as_ref().map(ResourcesRecord::from),
+            host_ports,
             request,
             ips: Vec::new(),
         };
@@ -232,7 +231,8 @@ impl Engine {
         blocking(move || {
             let path = format!("/proc/{pid}/ns/net");
             let netns = Netns::Path(Path::new(&path));
-            let request = Attach { sandbox: &record.id, pod_uid: &record.config.uid, netns };
+            let ports = &record.host_ports;
+            let request = Attach { sandbox: &record.id, pod_uid: &record.config.uid, netns, ports };
             let attachment = network.attach(&request).map_err(Error::network("attaching the pod network"))?;
             Ok(vec![attachment.ip.to_string()])
         })
@@ -257,6 +257,16 @@ impl Engine {
         }
         clamped
     }
+}
+
+/// What a sandbox is made from.
+struct Wishes {
+    config: SandboxConfig,
+    /// The sum of the request.
+    request: String,
+    resolv_conf: String,
+    linux: LinuxPodSandboxConfig,
+    host_ports: Vec<HostPort>,
 }
 
 /// The outcomes of two steps that ran side by side. Both are waited for, also when one fails: what blocks cannot be given

@@ -343,6 +343,9 @@ fn cri_mount(mount: &super::records::MountRecord) -> cri::Mount {
         readonly: mount.readonly,
         recursive_read_only: mount.recursive_read_only,
         propagation: mount.propagation,
+        image: mount.image.clone().map(|image| cri::ImageSpec { image, ..Default::default() }),
+        image_sub_path: mount.image_sub_path.clone(),
+        mount_options: mount.options.clone(),
         ..Default::default()
     }
 }

@@ -158,12 +158,14 @@ fn mounts(config: &ContainerConfig) -> Result<(), Error> {
     let mut total = 0;
     for mount in &config.mounts {
         path("mounts.host_path", &mount.host_path)?;
+        path("mounts.image_sub_path", &mount.image_sub_path)?;
+        path("mounts.image", mount.image.as_ref().map_or("", |image| image.image.as_str()))?;
         path("mounts.container_path", &mount.container_path)?;
         inside("mounts.container_path", &mount.container_path)?;
         if mount.container_path.split('/').all(str::is_empty) {
             return Err(Error::invalid("mounts.container_path", "nothing can be mounted over the root"));
         }
-        total += mount.host_path.len() + mount.container_path.len();
+        total += mount.host_path.len() + mount.container_path.len() + mount.image_sub_path.len();
     }
     at_most_bytes("mounts", total, MAX_MOUNT_PATHS)
 }

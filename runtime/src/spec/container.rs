@@ -62,6 +62,8 @@ pub struct Input<'a> {
     pub mounts: &'a [ResolvedMount],
     /// The devices asked for.
     pub devices: &'a [HostDevice],
+    /// What is run while it is made, as OCI has it; null: nothing.
+    pub hooks: &'a Value,
     /// What the node can do.
     pub host: &'a HostFacts,
 }
@@ -86,17 +88,19 @@ pub fn spec(input: &Input<'_>) -> Result<Spec, Error> {
         linux["maskedPaths"] = json!(or_default(&security.masked_paths, mounts::default_masked));
         linux["readonlyPaths"] = json!(or_default(&security.readonly_paths, mounts::default_readonly));
     }
-    if let Some(propagation) = mounts::rootfs_propagation(input.mounts) {
-        linux["rootfsPropagation"] = json!(propagation);
-    }
-    typed(json!({
+    linux["rootfsPropagation"] = json!(mounts::rootfs_propagation(input.mounts));
+    let mut spec = json!({
         "ociVersion": OCI_VERSION,
         "process": process_of(input, security)?,
         "root": {"path": input.rootfs, "readonly": security.readonly_rootfs},
         "mounts": all_mounts(input, security),
         "annotations": annotations(input),
         "linux": linux,
-    }))
+    });
+    if !input.hooks.is_null() {
+        spec["hooks"] = input.hooks.clone();
+    }
+    typed(spec)
 }
 
 /// Reads a configuration as the typed one.
@@ -228,6 +232,7 @@ pub(crate) mod tests {
             user: &ResolvedUser { home: "/root".to_owned(), ..Default::default() },
             mounts: &[],
             devices: &[],
+            hooks: &Value::Null,
             host,
         })
         .unwrap()

@@ -3,6 +3,8 @@
 //! In: the node's devices that were asked for, already looked up. Out: OCI's devices and device rules. The usual nodes
 //! (null, zero, full, random, urandom, tty) are made by the library; here is the rule that lets them be opened.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
 /// A device node of the host.
@@ -10,6 +12,8 @@ use serde_json::{Value, json};
 pub struct HostDevice {
     /// Its path inside.
     pub path: String,
+    /// Its path on the node; empty: it is made by its numbers.
+    pub host_path: PathBuf,
     /// `c` or `b`.
     pub kind: char,
     /// Major number.
@@ -26,6 +30,12 @@ pub struct HostDevice {
     pub access: String,
 }
 
+/// Whether a device is where the library makes nodes. Elsewhere the node's own is bound.
+#[must_use]
+pub fn is_below_dev(device: &HostDevice) -> bool {
+    device.path.starts_with("/dev/")
+}
+
 /// The nodes to make.
 #[must_use]
 pub fn nodes(devices: &[HostDevice]) -> Vec<Value> {
@@ -35,7 +45,7 @@ pub fn nodes(devices: &[HostDevice]) -> Vec<Value> {
             "fileMode": d.mode, "uid": d.uid, "gid": d.gid,
         })
     };
-    devices.iter().map(node).collect()
+    devices.iter().filter(|device| is_below_dev(device)).map(node).collect()
 }
 
 /// The rules: everything for a privileged container, else the usual list and what was asked for.
@@ -73,6 +83,7 @@ mod tests {
     fn everything_is_forbidden_first_and_then_the_usual_and_the_wanted_allowed() {
         let fuse = HostDevice {
             path: "/dev/fuse".to_owned(),
+            host_path: PathBuf::from("/dev/fuse"),
             kind: 'c',
             major: 10,
             minor: 229,
@@ -85,7 +96,10 @@ mod tests {
         assert_eq!(list[0], json!({"allow": false, "access": "rwm"}));
         let last = list.last().unwrap();
         assert_eq!(*last, json!({"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw"}));
-        assert_eq!(nodes(&[fuse])[0]["path"], "/dev/fuse");
+        assert_eq!(nodes(std::slice::from_ref(&fuse))[0]["path"], "/dev/fuse");
+        let elsewhere = HostDevice { path: "/data/fuse".to_owned(), ..fuse };
+        assert!(nodes(std::slice::from_ref(&elsewhere)).is_empty());
+        assert_eq!(rules(&[elsewhere], false).len(), list.len(), "it may be opened all the same");
     }
 
     #[test]

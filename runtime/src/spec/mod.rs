@@ -6,6 +6,7 @@
 
 pub mod bounds;
 pub mod capabilities;
+pub mod cdi;
 pub mod container;
 pub mod devices;
 pub mod dns;
@@ -13,6 +14,7 @@ pub mod infra;
 pub mod mounts;
 pub mod namespaces;
 pub mod not_here;
+pub mod ports;
 pub mod process;
 pub mod resource_change;
 pub mod resources;

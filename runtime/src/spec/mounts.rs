@@ -23,6 +23,8 @@ pub struct ResolvedMount {
     pub recursive_read_only: bool,
     /// How mounts travel through it.
     pub propagation: MountPropagation,
+    /// What else is forbidden on it: some of [`OPTIONS`].
+    pub options: Vec<String>,
 }
 
 /// How the kernel's own file systems are mounted.
@@ -102,15 +104,22 @@ pub fn wanted(mounts: &[ResolvedMount]) -> Vec<Value> {
     ordered.into_iter().map(one).collect()
 }
 
-/// How mounts travel between the container's root and the node, as the mounts need it.
+/// How mounts travel between the container's tree and the node, as the mounts need it. Where it is not "private", the
+/// supervisor makes those private that do not need it.
 #[must_use]
-pub fn rootfs_propagation(mounts: &[ResolvedMount]) -> Option<&'static str> {
+pub fn rootfs_propagation(mounts: &[ResolvedMount]) -> &'static str {
     let has = |kind| mounts.iter().any(|mount| mount.propagation == kind);
     if has(MountPropagation::PropagationBidirectional) {
-        return Some("rshared");
+        return "shared";
     }
-    has(MountPropagation::PropagationHostToContainer).then_some("rslave")
+    if has(MountPropagation::PropagationHostToContainer) { "slave" } else { "private" }
 }
+
+/// What a request may forbid on a mount. The others do nothing to a bind mount, or what another field is for.
+pub const OPTIONS: [&str; 7] =
+    ["noexec", "nosuid", "nodev", "noatime", "nodiratime", "relatime", "strictatime"];
+/// The most options of a mount.
+const MAX_OPTIONS: usize = 16;
 
 /// Checks a mount as far as that is possible without looking at the node.
 ///
@@ -119,19 +128,12 @@ pub fn rootfs_propagation(mounts: &[ResolvedMount]) -> Option<&'static str> {
 pub fn check(mount: &Mount) -> Result<MountPropagation, Error> {
     let propagation = MountPropagation::try_from(mount.propagation)
         .map_err(|_| Error::invalid("mounts", format!("there is no propagation {}", mount.propagation)))?;
-    if mount.image.as_ref().is_some_and(|image| !image.image.is_empty()) {
-        return Err(Error::unsupported("mounts.image", "image volumes are not supported yet"));
-    }
-    if !mount.image_sub_path.is_empty() {
-        return Err(Error::unsupported("mounts.image_sub_path", "image volumes are not supported yet"));
-    }
-    if !mount.mount_options.is_empty() {
-        return Err(Error::unsupported("mounts.mount_options", "mount options are not supported yet"));
-    }
+    check_options(&mount.mount_options)?;
+    let is_image = check_image(mount, propagation)?;
     if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
         return Err(Error::unsupported("mounts.uidMappings", "mapped mounts are not supported yet"));
     }
-    if mount.host_path.is_empty() || !mount.container_path.starts_with('/') {
+    if (mount.host_path.is_empty() && !is_image) || !mount.container_path.starts_with('/') {
         let reason = format!("{:?} on {:?}: both paths are needed", mount.host_path, mount.container_path);
         return Err(Error::invalid("mounts", reason));
     }
@@ -142,6 +144,46 @@ pub fn check(mount: &Mount) -> Result<MountPropagation, Error> {
         return Err(Error::invalid("mounts.recursive_read_only", "needs private propagation"));
     }
     Ok(propagation)
+}
+
+fn check_options(options: &[String]) -> Result<(), Error> {
+    if options.len() > MAX_OPTIONS {
+        return Err(Error::invalid("mounts.mount_options", format!("more than {MAX_OPTIONS}")));
+    }
+    match options.iter().find(|option| !OPTIONS.contains(&option.as_str())) {
+        Some(other) => {
+            let shown: String = other.chars().take(32).collect();
+            let reason = format!("{shown:?} is none of {}", OPTIONS.join(", "));
+            Err(Error::unsupported("mounts.mount_options", reason))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether it is an image volume, which is read-only, private and nothing else.
+fn check_image(mount: &Mount, propagation: MountPropagation) -> Result<bool, Error> {
+    let invalid = |field, reason: &str| Err(Error::invalid(field, reason));
+    let image = mount.image.as_ref().map_or("", |image| image.image.as_str());
+    if image.is_empty() {
+        return match mount.image_sub_path.as_str() {
+            "" => Ok(false),
+            _ => invalid("mounts.image_sub_path", "is given without an image"),
+        };
+    }
+    if !mount.host_path.is_empty() {
+        return invalid("mounts.image", "an image and a host_path exclude each other");
+    }
+    if !mount.readonly {
+        return invalid("mounts.image", "an image volume is read-only, and readonly has to say so");
+    }
+    if propagation != MountPropagation::PropagationPrivate {
+        return invalid("mounts.propagation", "nothing is ever mounted in an image volume");
+    }
+    let sub_path = mount.image_sub_path.as_str();
+    if sub_path.starts_with('/') || sub_path.split('/').any(|part| part == "..") {
+        return invalid("mounts.image_sub_path", "has to be a path inside the image");
+    }
+    Ok(true)
 }
 
 /// Files of `/proc` that may be covered: what lxcfs shows in place of the node's own.
@@ -196,9 +238,10 @@ fn one(mount: &ResolvedMount) -> Value {
         (true, false) => "ro",
         (false, false) => "rw",
     };
+    let mut options = vec!["rbind", propagation, access];
+    options.extend(mount.options.iter().map(String::as_str));
     json!({
-        "destination": mount.destination, "type": "bind", "source": mount.source,
-        "options": ["rbind", propagation, access],
+        "destination": mount.destination, "type": "bind", "source": mount.source, "options": options,
     })
 }
 
@@ -217,6 +260,7 @@ mod tests {
             readonly: false,
             recursive_read_only: false,
             propagation: MountPropagation::PropagationPrivate,
+            options: Vec::new(),
         }
     }
 
@@ -234,12 +278,13 @@ mod tests {
         mount.readonly = true;
         mount.propagation = MountPropagation::PropagationHostToContainer;
         assert_eq!(one(&mount)["options"], json!(["rbind", "rslave", "ro"]));
-        assert_eq!(rootfs_propagation(&[mount.clone()]), Some("rslave"));
+        assert_eq!(rootfs_propagation(&[resolved("/b"), mount.clone()]), "slave");
         mount.recursive_read_only = true;
-        assert_eq!(one(&mount)["options"][2], "rro");
+        mount.options = vec!["noexec".to_owned()];
+        assert_eq!(one(&mount)["options"], json!(["rbind", "rslave", "rro", "noexec"]));
         mount.propagation = MountPropagation::PropagationBidirectional;
-        assert_eq!(rootfs_propagation(&[mount]), Some("rshared"));
-        assert_eq!(rootfs_propagation(&[resolved("/a")]), None);
+        assert_eq!(rootfs_propagation(&[mount, resolved("/b")]), "shared");
+        assert_eq!(rootfs_propagation(&[resolved("/a")]), "private");
     }
 
     #[test]
@@ -272,9 +317,36 @@ mod tests {
         assert!(check(&Mount { host_path: String::new(), ..good.clone() }).is_err());
         assert!(check(&Mount { container_path: "b".to_owned(), ..good.clone() }).is_err());
         assert!(check(&Mount { recursive_read_only: true, ..good.clone() }).is_err());
+        let options = vec!["noexec".to_owned(), "nodev".to_owned()];
+        assert!(check(&Mount { mount_options: options, ..good.clone() }).is_ok());
+        for option in ["exec", "rshared", "remount", "size=1"] {
+            let options = vec![option.to_owned()];
+            let refused = check(&Mount { mount_options: options, ..good.clone() });
+            assert!(matches!(refused, Err(Error::Unsupported { .. })), "{option}");
+        }
+    }
+
+    #[test]
+    fn an_image_volume_is_read_only_private_and_without_a_host_path() {
         let image = Some(pintle_cri_api::v1::ImageSpec { image: "x".to_owned(), ..Default::default() });
-        assert!(matches!(check(&Mount { image, ..good.clone() }), Err(Error::Unsupported { .. })));
-        let options = vec!["noexec".to_owned()];
-        assert!(matches!(check(&Mount { mount_options: options, ..good }), Err(Error::Unsupported { .. })));
+        let good = Mount {
+            container_path: "/b".to_owned(),
+            image,
+            readonly: true,
+            image_sub_path: "a/b".to_owned(),
+            ..Default::default()
+        };
+        assert!(check(&good).is_ok());
+        let bad = [
+            Mount { readonly: false, ..good.clone() },
+            Mount { host_path: "/a".to_owned(), ..good.clone() },
+            Mount { propagation: 1, ..good.clone() },
+            Mount { image_sub_path: "/a".to_owned(), ..good.clone() },
+            Mount { image_sub_path: "a/../b".to_owned(), ..good.clone() },
+            Mount { image: None, ..good },
+        ];
+        for mount in bad {
+            assert!(matches!(check(&mount), Err(Error::Invalid { .. })), "{mount:?}");
+        }
     }
 }

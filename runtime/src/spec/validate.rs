@@ -3,11 +3,10 @@
 //! In: CRI configurations. Out: nothing, or the first field that cannot be had. Called before anything is made.
 
 use pintle_cri_api::v1::{
-    ContainerConfig, LinuxContainerSecurityContext, NamespaceMode as CriMode, PodSandboxConfig,
-    security_profile::ProfileType,
+    ContainerConfig, LinuxContainerSecurityContext, PodSandboxConfig, security_profile::ProfileType,
 };
 
-use super::{Error, bounds, mounts, namespaces, not_here, seccomp};
+use super::{Error, bounds, cdi, mounts, namespaces, not_here, ports, seccomp};
 
 /// The longest host name that the kernel takes.
 const MAX_HOSTNAME: usize = 64;
@@ -38,16 +37,7 @@ pub fn sandbox(config: &PodSandboxConfig) -> Result<(), Error> {
             format!("{parent:?} is a slice of systemd's; the cgroup driver here is cgroupfs: name a path");
         return Err(Error::invalid("linux.cgroup_parent", reason));
     }
-    if let Some(mapping) = config.port_mappings.iter().find(|mapping| mapping.host_port != 0) {
-        let reason =
-            format!("host port {} is asked for, and host ports are not supported yet", mapping.host_port);
-        let on_node_network = security
-            .and_then(|s| s.namespace_options.as_ref())
-            .is_some_and(|options| options.network == CriMode::Node as i32);
-        if !on_node_network {
-            return Err(Error::unsupported("port_mappings", reason));
-        }
-    }
+    ports::host_ports(config)?;
     let no_name = |c: char| c.is_control() || c.is_whitespace() || c == '/';
     if config.hostname.len() > MAX_HOSTNAME || config.hostname.contains(no_name) {
         return Err(Error::invalid("hostname", format!("{:?} cannot be a host name", config.hostname)));
@@ -62,9 +52,7 @@ pub fn sandbox(config: &PodSandboxConfig) -> Result<(), Error> {
 pub fn container(config: &ContainerConfig) -> Result<(), Error> {
     bounds::container(config)?;
     not_here::container(config)?;
-    if !config.cdi_devices.is_empty() {
-        return Err(Error::unsupported("CDI_devices", "CDI devices are not supported yet"));
-    }
+    cdi::requested(config)?;
     if config.log_path.starts_with('/') {
         return Err(Error::invalid("log_path", "leads out of the log directory"));
     }

@@ -98,6 +98,40 @@ fn the_stop_signal_is_heard_and_after_the_grace_comes_sigkill() {
 }
 
 #[test]
+fn the_containers_own_stop_signal_is_sent_and_told_and_one_that_hangs_is_killed_after_its_grace() {
+    on_a_node(|node| async {
+        let pod = node.pod("signals").await;
+        let make = |name: &'static str, signal: cri::Signal| {
+            let script = "trap 'exit 5' USR1; echo up; while :; do sleep 0.1; done";
+            node.try_container(&pod, name, move |config| {
+                config.command = shell(script);
+                config.stop_signal = signal.into();
+            })
+        };
+        for (name, signal, told, code) in [
+            ("own", cri::Signal::Sigusr1, cri::Signal::Sigusr1, 5),
+            ("usual", cri::Signal::RuntimeDefault, cri::Signal::Sigterm, 137),
+        ] {
+            let id = make(name, signal).await.unwrap();
+            assert_eq!(node.status(&id).await.stop_signal, told as i32);
+            node.start(&id).await.unwrap();
+            crate::support::eventually("it has set its trap", || node.log("signals", name) == "up").await;
+            // The usual one is not heard by a first process that has no trap for it.
+            node.stop(&id, 1).await.unwrap();
+            assert_eq!(node.status(&id).await.exit_code, code, "{name}");
+        }
+        let hung = node.script(&pod, "hung", "sleep 1000").await;
+        let pid = i32::try_from(node.info(&hung).await["pid"].as_i64().unwrap()).unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        node.stop(&hung, 1).await.unwrap();
+        assert_eq!(node.status(&hung).await.exit_code, 137);
+        node.remove_pod(&pod).await;
+        node
+    });
+}
+
+#[test]
 fn a_shorter_grace_overtakes_a_longer_one() {
     on_a_node(|node| async {
         let pod = node.pod("grace").await;

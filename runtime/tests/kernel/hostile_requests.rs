@@ -89,8 +89,8 @@ fn pods() -> Vec<Row<Pod>> {
         ),
         (
             |c| c.port_mappings.push(cri::PortMapping { host_port: 80, ..Default::default() }),
-            NotYet,
-            "port_mappings",
+            Invalid,
+            "port_mappings.container_port",
         ),
         (|c| namespaces(c).network = 99, Invalid, "namespace_options.network"),
         (|c| namespaces(c).ipc = cri::NamespaceMode::Target.into(), Invalid, "namespace_options.ipc"),
@@ -176,7 +176,7 @@ fn places() -> Vec<Row<Container>> {
         ),
         (
             |c| c.mounts.push(cri::Mount { image_sub_path: "x".to_owned(), ..mount("/tmp", "/a") }),
-            NotYet,
+            Invalid,
             "image_sub_path",
         ),
         (|c| device(c, "/etc/passwd", "/dev/x", "rw"), Invalid, "not a device"),
@@ -184,7 +184,7 @@ fn places() -> Vec<Row<Container>> {
         (|c| device(c, "/dev/null", "/dev/x", "rwx"), Invalid, "permissions"),
         (|c| device(c, "/dev/null", "x", "rw"), Invalid, "devices.container_path"),
         (|c| device(c, "/dev/null", "/dev/../x", "rw"), Invalid, "devices.container_path"),
-        (|c| c.cdi_devices.push(cri::CdiDevice { name: "a/b=c".to_owned() }), NotYet, "CDI"),
+        (|c| c.cdi_devices.push(cri::CdiDevice { name: "a/b=c".to_owned() }), Invalid, "CDI"),
         (|c| security(c).masked_paths.push("/proc/kcore".to_owned()), Invalid, "masked_paths"),
         (
             |c| {

@@ -79,6 +79,7 @@ impl Node {
         config.shim = shim();
         config.runtime_handlers =
             oci_runtime().map(|path| RuntimeHandler::new(HANDLER, path)).into_iter().collect();
+        config.cdi_dirs = vec![self.path("cdi")];
         config
     }
 

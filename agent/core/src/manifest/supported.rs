@@ -118,6 +118,7 @@ pub(crate) const FIELDS: &[(&str, Support)] = &[
     ("spec.containers[].ports[].containerPort", Yes),
     ("spec.containers[].ports[].protocol", Yes),
     // On the host's network the API server wants it equal to containerPort, which is checked.
+    ("spec.containers[].ports[].hostIP", Yes),
     ("spec.containers[].ports[].hostPort", Yes),
     ("spec.containers[].resources", Yes),
     ("spec.containers[].resources.limits", Yes),

@@ -79,15 +79,13 @@ pub(super) fn check_all(checker: &mut Checker<'_>, spec: &api::PodSpec, path: &F
     for (at, container) in spec.containers.iter().enumerate() {
         check(checker, (spec, container), &path.index(at));
     }
-    if spec.host_network == Some(true) {
-        check_host_ports(checker, spec, path);
-    }
+    check_host_ports(checker, spec, path);
     checker.unique(
         spec.containers.iter().enumerate().map(|(at, c)| (c.name.clone(), path.index(at).field("name"))),
     );
 }
 
-/// On the host's network no two ports may be one.
+/// No two containers may ask for one port of the host.
 fn check_host_ports(checker: &mut Checker<'_>, spec: &api::PodSpec, path: &FieldPath) {
     let mut places = Vec::new();
     for (at, container) in spec.containers.iter().enumerate() {
@@ -95,7 +93,11 @@ fn check_host_ports(checker: &mut Checker<'_>, spec: &api::PodSpec, path: &Field
             let path = path.index(at).field("ports").index(port_at);
             let protocol = port.protocol.as_deref().unwrap_or("TCP");
             if let Some(number) = port.host_port.filter(|number| *number != 0) {
-                places.push((format!("{number}/{protocol}"), path));
+                let place = match port.host_ip.as_deref().filter(|ip| !ip.is_empty()) {
+                    Some(ip) => format!("{ip} {number}/{protocol}"),
+                    None => format!("{number}/{protocol}"),
+                };
+                places.push((place, path));
             }
         }
     }
@@ -212,9 +214,12 @@ fn check_ports(
         let host_port = port.host_port.unwrap_or(0);
         if spec.host_network == Some(true) && host_port != port.container_port {
             checker.fail(&path.field("hostPort"), "must equal containerPort on the host's network");
-        } else if spec.host_network != Some(true) && host_port != 0 {
-            let help = "supported with hostNetwork, where it equals containerPort";
-            checker.fail_with_help(&path.field("hostPort"), "not supported yet", help);
+        } else if !(0..=65_535).contains(&host_port) {
+            checker.fail(&path.field("hostPort"), "must be from 1 to 65535");
+        }
+        let host_ip = port.host_ip.as_deref().filter(|ip| !ip.is_empty());
+        if host_ip.is_some_and(|ip| ip.parse::<std::net::IpAddr>().is_err()) {
+            checker.fail(&path.field("hostIP"), "must be an IP address");
         }
     }
     checker.unique(
