@@ -78,6 +78,42 @@ pub fn remove_image(endpoint: &str, name: &str) -> Result<(), String> {
     ask(endpoint, remove).map(drop)
 }
 
+/// The URL for a command in a container.
+///
+/// # Errors
+/// In words, when the engine refuses.
+pub fn exec(endpoint: &str, request: v1::ExecRequest) -> Result<String, String> {
+    ask(endpoint, async |channel| pintle_cri_api::runtime_client(channel).exec(request).await)
+        .map(|answer| answer.url)
+}
+
+/// The URL for a container's own process.
+///
+/// # Errors
+/// In words, when the engine refuses.
+pub(crate) fn attach(endpoint: &str, request: v1::AttachRequest) -> Result<String, String> {
+    ask(endpoint, async |channel| pintle_cri_api::runtime_client(channel).attach(request).await)
+        .map(|answer| answer.url)
+}
+
+/// The URL for ports of the ready sandbox of a pod.
+///
+/// # Errors
+/// In words, when there is none or the engine refuses.
+pub fn port_forward(endpoint: &str, pod: &str, port: Vec<i32>) -> Result<String, String> {
+    let list = async |channel| {
+        pintle_cri_api::runtime_client(channel).list_pod_sandbox(v1::ListPodSandboxRequest::default()).await
+    };
+    let is_ready = |sandbox: &v1::PodSandbox| sandbox.state == v1::PodSandboxState::SandboxReady as i32;
+    let named = |sandbox: &v1::PodSandbox| sandbox.metadata.as_ref().is_some_and(|known| known.name == pod);
+    let sandboxes = ask(endpoint, list)?.items;
+    let sandbox = sandboxes.into_iter().find(|sandbox| is_ready(sandbox) && named(sandbox));
+    let pod_sandbox_id = sandbox.ok_or_else(|| format!("pod {pod} has no sandbox"))?.id;
+    let request = v1::PortForwardRequest { pod_sandbox_id, port };
+    ask(endpoint, async |channel| pintle_cri_api::runtime_client(channel).port_forward(request).await)
+        .map(|answer| answer.url)
+}
+
 fn ask<T>(
     endpoint: &str,
     question: impl AsyncFnOnce(Channel) -> Result<tonic::Response<T>, tonic::Status>,

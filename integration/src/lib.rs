@@ -7,6 +7,7 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test harness fails by panicking")]
 
+mod api_server;
 pub mod ask;
 mod disk;
 mod host;
@@ -16,6 +17,7 @@ mod memory;
 mod node;
 mod residue;
 
+pub use api_server::ApiServer;
 pub use ask::{heap_in_use, pods, sandboxes};
 pub use disk::Disk;
 pub use host::{Mode, cgroup_mode, cgroup_path_of, read_cgroup_file, time_out};

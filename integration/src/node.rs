@@ -364,6 +364,11 @@ impl Node {
         format!("unix://{}", self.path("state/pintle.sock").display())
     }
 
+    /// The node's network namespace.
+    pub fn netns(&self) -> String {
+        format!("/proc/{}/ns/net", self.holder.id())
+    }
+
     /// The agent's process.
     pub fn agent_pid(&self) -> i32 {
         self.agent.as_ref().and_then(|agent| i32::try_from(agent.id()).ok()).expect("the agent runs")

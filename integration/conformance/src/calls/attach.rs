@@ -20,8 +20,7 @@ pub(super) fn cases() -> Vec<Case> {
                 let url = run.cri().attach(wanted(&id)).await?.into_inner().url;
                 served(&run, &url).await
             },
-        )
-        .not_yet(),
+        ),
         case(
             "Attach without a stream, or with stderr beside a terminal, is a bad request",
             STREAMS,
@@ -33,14 +32,12 @@ pub(super) fn cases() -> Vec<Case> {
                 let both = v1::AttachRequest { tty: true, stderr: true, ..wanted(&id) };
                 refused(run.cri().attach(both).await, &[Code::InvalidArgument]).map(drop)
             },
-        )
-        .not_yet(),
+        ),
         case(
             "Attach to a container that is not there is NotFound",
             "id of the container to which to attach",
             |run: Run| async move { refused(run.cri().attach(wanted(NOBODY)).await, &[Code::NotFound]).map(drop) },
-        )
-        .not_yet(),
+        ),
         case(
             "Attach to a container that has ended is refused",
             "attaches to a running container",
@@ -50,7 +47,6 @@ pub(super) fn cases() -> Vec<Case> {
                 refused(run.cri().attach(wanted(&id)).await, &[Code::FailedPrecondition]).map(drop)
             },
         )
-        .not_yet()
         .containerd(
             "Unknown",
             "containerd 1.6 refuses it with Unknown; it is the state that is wrong, and Pintle is right",

@@ -136,8 +136,7 @@ fn terminals() -> Vec<Case> {
                 ensure!(!text.contains(" stderr "), "there are two streams: {text:?}");
                 Ok(())
             },
-        )
-        .not_yet(),
+        ),
         case(
             "a container without stdin reads nothing",
             "stdin is for interactive containers",

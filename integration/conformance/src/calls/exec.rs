@@ -43,16 +43,14 @@ pub(super) fn cases() -> Vec<Case> {
                 let url = run.cri().exec(wanted(&id)).await?.into_inner().url;
                 served(&run, &url).await
             },
-        )
-        .not_yet(),
+        ),
         case("each Exec has a URL of its own", "a URL stands for one session", |run: Run| async move {
             let id = run.shared().await?.start(|_| {}).await?;
             let one = run.cri().exec(wanted(&id)).await?.into_inner().url;
             let two = run.cri().exec(wanted(&id)).await?.into_inner().url;
             ensure!(one != two, "both are {one}");
             Ok(())
-        })
-        .not_yet(),
+        }),
         case(
             "Exec without a stream, or with stderr beside a terminal, is a bad request",
             STREAMS,
@@ -63,14 +61,12 @@ pub(super) fn cases() -> Vec<Case> {
                 let both = v1::ExecRequest { tty: true, stderr: true, ..wanted(&id) };
                 refused(run.cri().exec(both).await, &[Code::InvalidArgument]).map(drop)
             },
-        )
-        .not_yet(),
+        ),
         case(
             "Exec in a container that is not there is NotFound",
             "id of the container in which to execute the command",
             |run: Run| async move { refused(run.cri().exec(wanted(NOBODY)).await, &[Code::NotFound]).map(drop) },
-        )
-        .not_yet(),
+        ),
         case(
             "Exec in a container that does not run is refused",
             "executes a command in a container, which has to run",
@@ -79,7 +75,6 @@ pub(super) fn cases() -> Vec<Case> {
                 refused(run.cri().exec(wanted(&id)).await, &[Code::FailedPrecondition]).map(drop)
             },
         )
-        .not_yet()
         .containerd(
             "Unknown",
             "containerd 1.6 refuses it with Unknown; it is the state that is wrong, and Pintle is right",

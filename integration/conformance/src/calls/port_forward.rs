@@ -16,16 +16,14 @@ pub(super) fn cases() -> Vec<Case> {
                 let url = run.cri().port_forward(wanted(&pod.id)).await?.into_inner().url;
                 served(&run, &url).await
             },
-        )
-        .not_yet(),
+        ),
         case(
             "PortForward to a sandbox that is not there is NotFound",
             "id of the sandbox to which to forward the port",
             |run: Run| async move {
                 refused(run.cri().port_forward(wanted(NOBODY)).await, &[Code::NotFound]).map(drop)
             },
-        )
-        .not_yet(),
+        ),
         case(
             "PortForward to a sandbox that is not ready is refused",
             "forwards ports from a sandbox, which has to run",
@@ -35,7 +33,6 @@ pub(super) fn cases() -> Vec<Case> {
                 refused(run.cri().port_forward(wanted(&pod.id)).await, &[Code::FailedPrecondition]).map(drop)
             },
         )
-        .not_yet()
         .containerd(
             "Unknown",
             "containerd 1.6 refuses it with Unknown; it is the state that is wrong, and Pintle is right",
@@ -48,7 +45,6 @@ pub(super) fn cases() -> Vec<Case> {
             }
             Ok(())
         })
-        .not_yet()
         .containerd(
             "it was not refused",
             "containerd fails when the URL is used; Pintle is right to say so at once",
