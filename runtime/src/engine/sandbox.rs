@@ -12,7 +12,8 @@ use std::{
 
 use pintle_cni::{Attach, HostPort, Netns};
 use pintle_cri_api::v1::{
-    LinuxContainerResources, LinuxPodSandboxConfig, PodSandboxConfig, RunPodSandboxRequest,
+    LinuxContainerResources, LinuxPodSandboxConfig, NamespaceMode as CriMode, PodSandboxConfig,
+    RunPodSandboxRequest,
 };
 use pintle_shim_protocol::{Answer, ContainerState, CreateContainer, Request};
 use prost::Message as _;
@@ -57,7 +58,9 @@ impl Engine {
         let config = request.config.unwrap_or_default();
         validate::sandbox(&config)?;
         // Not kept: its containers' creates look for it again.
-        self.handlers.external(&request.runtime_handler).await?;
+        if self.handlers.external(&request.runtime_handler).await?.is_some() {
+            refuse_user_namespace(&config, &request.runtime_handler)?;
+        }
         let sum = records::sum(&config.encode_to_vec());
         let kept = kept_config(&config, request.runtime_handler)?;
         let resolv_conf = dns::resolv_conf(config.dns_config.as_ref(), &sandbox_files::node_resolv_conf())?;
@@ -308,6 +311,18 @@ async fn start_infra(connection: &Connection, sandbox: &Sandbox) -> Result<()> {
     let request = Request::Start { container: sandbox.id.clone() };
     let answer = connection.request(request, REQUEST_LIMIT).await;
     answer.map(drop).map_err(Error::supervisor("starting the infra container"))
+}
+
+/// The ids of an external runtime's files are not mapped.
+fn refuse_user_namespace(config: &PodSandboxConfig, handler: &str) -> Result<()> {
+    let security = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let options = security.and_then(|security| security.namespace_options.as_ref());
+    match options.and_then(|options| options.userns_options.as_ref()) {
+        Some(users) if users.mode != CriMode::Node as i32 => Err(Error::InvalidArgument(format!(
+            "userns_options: user namespaces are not supported with runtime handler {handler:?}"
+        ))),
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn kept_config(config: &PodSandboxConfig, runtime_handler: String) -> Result<SandboxConfig> {

@@ -200,6 +200,26 @@ fn a_handler_that_is_unknown_or_whose_program_is_missing_is_refused_and_disturbs
 }
 
 #[test]
+fn a_pod_with_a_user_namespace_is_refused_by_an_external_runtimes_handler() {
+    on_a_node(|node| async {
+        let refused = node
+            .try_pod_of(HANDLER, "users", |config| {
+                let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+                let line = cri::IdMapping { host_id: 200_000, container_id: 0, length: 65_536 };
+                security.namespace_options.as_mut().unwrap().userns_options = Some(cri::UserNamespace {
+                    mode: cri::NamespaceMode::Pod.into(),
+                    uids: vec![line],
+                    gids: vec![line],
+                });
+            })
+            .await
+            .unwrap_err();
+        assert!(refused.message().contains("user namespaces are not supported"), "{refused}");
+        node
+    });
+}
+
+#[test]
 fn a_program_that_an_external_runtime_does_not_find_is_told_when_the_container_is_made() {
     on_a_node(|node| async {
         let pod = node.pod_of(HANDLER, "broken").await;

@@ -34,7 +34,7 @@ pub(crate) enum CallError {
     #[error("running {program}")]
     Run { program: String, source: io::Error },
     #[error("{program} {verb}: {reason}")]
-    Failed { program: String, verb: &'static str, reason: String },
+    Failed { program: String, verb: &'static str, reason: String, status: ExitStatus },
     #[error("{program}: reading its pid file")]
     PidFile { program: String, source: io::Error },
     #[error("{program}: its pid file says {text:?}, which is no child of the supervisor")]
@@ -103,7 +103,8 @@ impl<'a> Call<'a> {
         if status.success() {
             return Ok(());
         }
-        Err(CallError::Failed { program: self.program(), verb: self.verb, reason: reason(&said, status) })
+        let reason = reason(&said, status);
+        Err(CallError::Failed { program: self.program(), verb: self.verb, reason, status })
     }
 
     /// The process that the runtime has made: a child of our parent's, which takes what is orphaned.
@@ -115,6 +116,12 @@ impl<'a> Call<'a> {
         read.map_err(|source| CallError::PidFile { program: self.program(), source })?;
         let pid = text.trim().parse::<i32>().ok().filter(|pid| *pid > 1 && parent_of(*pid) == supervisor());
         pid.ok_or_else(|| CallError::NotOurs { program: self.program(), text: text.trim().to_owned() })
+    }
+
+    /// Removes the pid file of a process that nobody asks for.
+    pub(super) fn forget_process(&self) {
+        // Missing, when there was no process.
+        fs::remove_file(self.pid_file()).unwrap_or_default();
     }
 
     fn program(&self) -> String {

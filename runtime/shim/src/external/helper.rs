@@ -3,12 +3,15 @@
 //! In: what is to be done, the descriptors that come along. Out: for `create` the container's first process, which waits
 //! and is in all of the container's cgroups; for the others [`Report`]s and the end of the helper.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use pintle_shim_protocol::OciRuntime;
+use serde::Deserialize;
 
 use super::call::{Call, CallError};
 use super::{External, group_of_exec};
@@ -21,6 +24,8 @@ use crate::sys;
 /// Where [`sys::keep_only`] puts what we keep.
 const REPORT: i32 = 3;
 const STDIO: i32 = 4;
+/// The most bytes of a process file.
+const MAX_PROCESS: u64 = 1024 * 1024;
 
 /// What a runtime is called for, beside `create`.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +69,11 @@ pub(crate) fn run(job: Job<'_>, stdio: Option<&[OwnedFd; 3]>, report: &OwnedFd) 
             return 126;
         }
         let report = sys::adopt(REPORT);
+        if let Task::Exec(exec) = job.task
+            && has_terminal(exec.process)
+        {
+            return run_in_terminal(job, exec, report);
+        }
         let stdio = stdio.map_or_else(|| [(); 3].map(|()| Stdio::null()), |_| kept_stdio());
         match call(job, stdio, &report) {
             Ok(()) => 0,
@@ -103,7 +113,59 @@ fn call(job: Job<'_>, stdio: [Stdio; 3], report: &OwnedFd) -> Result<(), CallErr
     }
 }
 
-fn run_exec(job: Job<'_>, exec: Exec<'_>, stdio: [Stdio; 3]) -> Result<i32, CallError> {
+/// What has to be known of an OCI process.
+#[derive(Deserialize)]
+struct Process {
+    #[serde(default)]
+    terminal: bool,
+}
+
+/// What cannot be read is left to the runtime to complain of.
+fn has_terminal(process: &Path) -> bool {
+    let mut text = Vec::new();
+    let read = File::open(process).and_then(|file| file.take(MAX_PROCESS).read_to_end(&mut text));
+    read.is_ok() && serde_json::from_slice::<Process>(&text).is_ok_and(|process| process.terminal)
+}
+
+/// With a terminal the runtime stays in the foreground: it makes one in the container, copies between that and the one it
+/// was given, whose size it follows, and ends as the process does. The helper waits for it and counts as the process. That
+/// there is no program to execute is told on the terminal.
+fn run_in_terminal(job: Job<'_>, exec: Exec<'_>, report: OwnedFd) -> i32 {
+    let stdio = [STDIO, STDIO + 1, STDIO + 2].map(sys::adopt);
+    let own = || -> io::Result<()> {
+        nix::unistd::setsid()?;
+        for (descriptor, number) in stdio.iter().zip(0..) {
+            sys::place(descriptor, number)?;
+        }
+        sys::take_terminal()
+    };
+    if let Err(error) = own() {
+        Report::Failed(format!("controlling terminal: {error}")).send(&report);
+        return 126;
+    }
+    if let Err(source) = job.hierarchies.enter_tracking(job.group) {
+        Report::Failed(chain(&CallError::Cgroup { source })).send(&report);
+        return 126;
+    }
+    Report::Process(std::process::id().cast_signed()).send(&report);
+    // From here on it is the exec's own time-out that counts.
+    drop((report, stdio));
+    let ended = exec_call(job, exec).and_then(|(mut call, _)| {
+        let ended = call.argument(job.container).run([0; 3].map(|_| Stdio::inherit()));
+        call.forget_process();
+        ended
+    });
+    match ended {
+        Ok(()) => 0,
+        Err(CallError::Failed { status, .. }) => {
+            status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(126)
+        }
+        Err(_) => 126,
+    }
+}
+
+/// The call for an exec, but for the container's name, and the group that its process gets.
+fn exec_call<'a>(job: Job<'a>, exec: Exec<'_>) -> Result<(Call<'a>, Option<PathBuf>), CallError> {
     let inherited =
         || fs::read_to_string(format!("/proc/{}/oom_score_adj", exec.init)).ok()?.trim().parse().ok();
     if let Some(value) = inherited() {
@@ -112,14 +174,19 @@ fn run_exec(job: Job<'_>, exec: Exec<'_>, stdio: [Stdio; 3]) -> Result<i32, Call
     }
     let tracking = group_of_exec(job.hierarchies, exec.cgroup, &format!("exec-{}", exec.id));
     let mut call = Call::new(job.runtime, job.bundle, "exec", format!("runtime-exec-{}", exec.id));
-    call.argument("--detach").argument("--process").argument(exec.process).with_pid_file();
+    call.argument("--process").argument(exec.process).with_pid_file();
     if let Some((directory, name)) = tracking.as_ref().filter(|_| job.runtime.exec_cgroup) {
         cgroup::create(directory).map_err(|source| CallError::Cgroup { source })?;
         call.argument("--cgroup").argument(name);
     }
-    call.argument(job.container).run(stdio)?;
+    Ok((call, tracking.map(|(directory, _)| directory)))
+}
+
+fn run_exec(job: Job<'_>, exec: Exec<'_>, stdio: [Stdio; 3]) -> Result<i32, CallError> {
+    let (mut call, tracking) = exec_call(job, exec)?;
+    call.argument("--detach").argument(job.container).run(stdio)?;
     let pid = call.process()?;
-    if let Some((directory, _)) = tracking.filter(|_| !job.runtime.exec_cgroup) {
+    if let Some(directory) = tracking.filter(|_| !job.runtime.exec_cgroup) {
         // What it has started by now is not found by a time-out, but goes with the container.
         cgroup::join_directory(&directory, pid).map_err(|source| CallError::Cgroup { source })?;
     }

@@ -1,6 +1,7 @@
 //! Containers that an external OCI runtime makes (`PINTLE_TEST_OCI_RUNTIME`, else runc), and runtimes that misbehave.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -258,6 +259,59 @@ fn a_runtime_that_cannot_start_its_container_ends_it_with_the_reason() {
     assert_eq!(failure.code, ErrorCode::ExecFailed);
     assert!(failure.message.contains("start: ended with exit status: 3"), "{failure}");
     assert_eq!(shim.client.exit_of("one").started_at, 0);
+    shim.remove("one");
+    shim.assert_nothing_of_runtimes();
+}
+
+#[test]
+fn an_exec_with_a_terminal_by_an_external_runtime_follows_its_size_and_ends_with_its_time() {
+    use std::io::{Read, Write};
+    let mut shim = Shim::start();
+    let mut config = shim.config("one", "sleep 1000");
+    // The runtime makes the terminal in the container.
+    config["mounts"].as_array_mut().unwrap().push(serde_json::json!({
+        "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+        "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
+    }));
+    let create = CreateContainer { runtime: Some(oci_runtime()), ..shim.bundle("one", &config) };
+    shim.create(create).unwrap();
+    shim.start_container("one").unwrap();
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let mut process =
+        shim.process("one", &["sh", "-c", "trap 'stty size' WINCH; echo up; while :; do sleep 0.1; done"]);
+    process["terminal"] = true.into();
+    let file = shim.path("process.json");
+    fs::write(&file, serde_json::to_vec(&process).unwrap()).unwrap();
+    let exec = |exec: &str, timeout_ms| Request::Exec {
+        container: "one".to_owned(),
+        exec: exec.to_owned(),
+        process: file.to_str().unwrap().to_owned(),
+        timeout_ms,
+    };
+    let seq = shim.client.send(exec("e1", None), &[terminal.slave.as_fd(); 3]);
+    let mut master = fs::File::from(terminal.master);
+    let mut seen = String::new();
+    rustix::io::ioctl_fionbio(&master, true).unwrap();
+    let mut read_until = |master: &mut fs::File, wanted: &str| {
+        let end = Instant::now() + patience();
+        while !seen.contains(wanted) {
+            assert!(Instant::now() < end, "{wanted:?} is not in {seen:?}");
+            std::thread::sleep(Duration::from_millis(5));
+            let mut text = [0; 256];
+            let length = master.read(&mut text).unwrap_or(0);
+            seen.push_str(std::str::from_utf8(&text[..length]).unwrap());
+        }
+    };
+    read_until(&mut master, "up");
+    let size = rustix::termios::Winsize { ws_row: 33, ws_col: 77, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&master, size).unwrap();
+    read_until(&mut master, "33 77");
+    master.write_all(b"\x03").unwrap();
+    assert_eq!(shim.client.answer(seq).unwrap(), Answer::ExecDone { exit_code: 130, timed_out: false });
+    let timed = shim.client.send(exec("e2", Some(1500)), &[terminal.slave.as_fd(); 3]);
+    assert!(matches!(shim.client.answer(timed), Ok(Answer::ExecDone { timed_out: true, .. })));
+    let groups = cgroup_directory(if is_v2() { "memory" } else { "freezer" }, &shim.cgroup("one"));
+    until("nothing of the exec is left", || (!groups.join("exec-e2").exists()).then_some(()));
     shim.remove("one");
     shim.assert_nothing_of_runtimes();
 }
