@@ -4,10 +4,12 @@
 //! the streaming requests the URL of the same call of the CRI, to which kubectl's connection is passed through with every byte
 //! as it is: protocols are agreed on, and spoken, between kubectl and the node. One thread per connection, until it ends.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex};
 
 use pintle_cri_api::v1;
 use serde_json::{Value, json};
@@ -18,7 +20,11 @@ use crate::ask;
 #[derive(Debug)]
 pub struct ApiServer {
     address: SocketAddr,
+    upgrades: Upgrades,
 }
+
+/// The protocols that streaming requests asked for, in lower case.
+type Upgrades = Arc<Mutex<BTreeSet<String>>>;
 
 /// A request up to its body, which none of these has.
 struct Head {
@@ -34,6 +40,8 @@ impl ApiServer {
     pub fn start(netns: &str, endpoint: &str) -> Self {
         let (netns, endpoint) = (File::open(netns).expect("the node's namespace"), endpoint.to_owned());
         let (sender, receiver) = std::sync::mpsc::channel();
+        let upgrades = Upgrades::default();
+        let seen = Arc::clone(&upgrades);
         // Threads inherit the namespace, and sockets belong to that of the thread that makes them.
         std::thread::spawn(move || {
             let kind = rustix::thread::LinkNameSpaceType::Network;
@@ -41,15 +49,20 @@ impl ApiServer {
             let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is up");
             sender.send(listener.local_addr().expect("an address")).expect("somebody waits");
             for socket in listener.incoming().flatten() {
-                let endpoint = endpoint.clone();
+                let (endpoint, seen) = (endpoint.clone(), Arc::clone(&seen));
                 std::thread::spawn(move || {
-                    if let Err(error) = serve(socket, &endpoint) {
+                    if let Err(error) = serve(socket, &endpoint, &seen) {
                         eprintln!("api server: {error}");
                     }
                 });
             }
         });
-        Self { address: receiver.recv().expect("the server starts") }
+        Self { address: receiver.recv().expect("the server starts"), upgrades }
+    }
+
+    /// What the streaming requests so far asked to be upgraded to: `spdy/3.1`, `websocket`.
+    pub fn upgrades(&self) -> Vec<String> {
+        self.upgrades.lock().expect("nobody panics with it").iter().cloned().collect()
     }
 
     /// Its URL inside the namespace.
@@ -58,12 +71,13 @@ impl ApiServer {
     }
 }
 
-fn serve(socket: TcpStream, endpoint: &str) -> io::Result<()> {
+fn serve(socket: TcpStream, endpoint: &str, upgrades: &Upgrades) -> io::Result<()> {
     let mut reader = BufReader::new(socket.try_clone()?);
     while let Some(head) = read_head(&mut reader)? {
         let parts: Vec<&str> = head.path.trim_matches('/').split('/').collect();
         match parts.as_slice() {
             ["api", "v1", "namespaces", _, "pods", pod, call @ ("exec" | "attach" | "portforward")] => {
+                upgrades.lock().expect("nobody panics with it").extend(head.header("upgrade"));
                 let url = streaming_url(endpoint, pod, call, &head).map_err(io::Error::other)?;
                 return pass_through(&head, &url, reader, socket);
             }
@@ -112,6 +126,13 @@ fn decoded(text: &str) -> String {
 impl Head {
     fn all(&self, name: &str) -> Vec<String> {
         self.query.iter().filter(|(known, _)| known == name).map(|(_, value)| value.clone()).collect()
+    }
+
+    fn header(&self, name: &str) -> Option<String> {
+        let pairs = self.headers.lines().filter_map(|line| line.split_once(':'));
+        pairs
+            .map(|(known, value)| (known, value.trim().to_lowercase()))
+            .find_map(|(known, value)| known.eq_ignore_ascii_case(name).then_some(value))
     }
 
     fn is_set(&self, name: &str) -> bool {

@@ -291,6 +291,8 @@ fn works_with_kubectl(websocket: bool) {
     }
     forward.kill().expect("it runs");
     forward.wait().expect("it ends");
+    // It did not fall back.
+    assert_eq!(server.upgrades(), [if websocket { "websocket" } else { "spdy/3.1" }]);
     node.finish();
 }
 
