@@ -142,6 +142,7 @@ async fn show(
                 to.flush()?;
             }
             Ok(None) => *from = None,
+            Err(error) if client::is_reset(&error) => *from = None,
             Err(source) => return Ok(Err(ClientError::Broken { name, source })),
         }
     }

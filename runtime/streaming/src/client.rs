@@ -122,15 +122,26 @@ impl Outcome {
     /// Waits for the exit code. The outputs are to be read meanwhile, by others, and to their end before this is dropped.
     pub async fn wait(&mut self) -> Result<i32, ClientError> {
         let mut text = Vec::new();
-        let broken = |source| ClientError::Broken { name: "error", source };
-        while let Some(piece) = self.error.receive().await.map_err(broken)? {
-            text.extend_from_slice(&piece);
+        loop {
+            match self.error.receive().await {
+                Ok(Some(piece)) => text.extend_from_slice(&piece),
+                Ok(None) => break,
+                // Go's servers reset what they have finished with: what came before that is whole.
+                Err(error) if is_reset(&error) && !text.is_empty() => break,
+                Err(source) => return Err(ClientError::Broken { name: "error", source }),
+            }
             if text.len() > crate::limits::CONTROL_FRAME_BYTES {
                 return Err(ClientError::Command("the error stream does not end".to_owned()));
             }
         }
         exit_code(&text)
     }
+}
+
+/// Whether the other end has given up a stream, and not the connection with it. An output is at its end then, and only the
+/// outcome tells whether it was meant to be.
+pub fn is_reset(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionReset
 }
 
 fn exit_code(text: &[u8]) -> Result<i32, ClientError> {
