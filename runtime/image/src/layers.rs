@@ -54,6 +54,11 @@ impl Layers {
         self.dir.join(chain_id.hex()).join("fs")
     }
 
+    /// The directory of all layers.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     pub(crate) fn contains(&self, chain_id: &Digest) -> bool {
         self.dir.join(chain_id.hex()).join("layer.json").exists()
     }

@@ -24,6 +24,7 @@ mod layer_root;
 mod layers;
 mod limits;
 mod manifest;
+mod mapped;
 mod overlay;
 mod policy;
 mod program;
@@ -45,6 +46,7 @@ mod verify;
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -130,6 +132,24 @@ pub struct Snapshot {
     pub image_id: String,
     /// Where `mount_snapshot` mounts it.
     pub rootfs: PathBuf,
+}
+
+/// Maps the ids of a mount that is attached nowhere.
+pub type MapMount<'a> = &'a (dyn Fn(BorrowedFd<'_>) -> std::io::Result<()> + Sync);
+
+/// How the owners of files are shown.
+#[derive(Clone, Copy)]
+pub struct IdMap<'a> {
+    /// The user and the group that root's files are shown to belong to.
+    pub root: (u32, u32),
+    /// Maps a mount.
+    pub map: MapMount<'a>,
+}
+
+impl std::fmt::Debug for IdMap<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IdMap").field("root", &self.root).finish_non_exhaustive()
+    }
 }
 
 /// What the store occupies on disk.
@@ -245,6 +265,20 @@ impl ImageStore {
     /// [`Error::NotFound`] without the snapshot, [`Error::Io`] if the kernel refuses.
     pub fn mount_snapshot(&self, key: &str) -> Result<PathBuf, Error> {
         self.store.mount_snapshot(key)
+    }
+
+    /// Mounts a snapshot anew with the owners of its files mapped. Needs Linux 5.19, and a file system that can be
+    /// mapped.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] without the snapshot, [`Error::Io`] if the kernel refuses; it may not be mounted then.
+    pub fn map_snapshot(&self, key: &str, map: IdMap<'_>) -> Result<PathBuf, Error> {
+        self.store.map_snapshot(key, map)
+    }
+
+    /// Whether the file system of the store can be mapped.
+    pub fn can_map(&self, map: MapMount<'_>) -> bool {
+        self.store.can_map(map)
     }
 
     /// Unmounts and deletes a snapshot and lets go of its image. Fine if there is none.

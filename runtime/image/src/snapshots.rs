@@ -4,16 +4,18 @@
 //! truth; what is mounted is asked of the kernel. It does not know whether the image still has a name.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
 use crate::digest::Digest;
 use crate::layers::{Layers, clear_temporary, copy_attributes};
+use crate::mapped::{self, Mapped};
 use crate::overlay::{Overlay, is_mounted, unmount_all};
 use crate::tree::{open_dir, remove_tree};
+use crate::{Error, IdMap, MapMount};
 
 /// What a snapshot was made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +69,6 @@ impl Snapshots {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&upper, mode).map_err(Error::io("change the mode of", &upper))?;
         if let Some(top) = record.layers.last() {
-            use std::os::fd::AsFd;
             let (from, to) = (open_dir(&layers.fs(top))?, open_dir(&upper)?);
             copy_attributes(from.as_fd(), to.as_fd())
                 .map_err(Error::io("copy directory attributes", &upper))?;
@@ -80,11 +81,17 @@ impl Snapshots {
 
     /// Mounts the snapshot if it is not mounted yet.
     pub(crate) fn mount(&self, key: &str, record: &Record, layers: &Layers) -> Result<PathBuf, Error> {
-        let dir = self.dir.join(key);
         let target = self.rootfs(key);
         if is_mounted(&target)? {
             return Ok(target);
         }
+        self.overlay(key, record, layers)?.mount()?;
+        Ok(target)
+    }
+
+    /// The overlay, ready to be mounted.
+    fn overlay(&self, key: &str, record: &Record, layers: &Layers) -> Result<Overlay, Error> {
+        let dir = self.dir.join(key);
         // Left by an earlier mount; the kernel would refuse, because after a power cut the upper may be torn.
         let stale = dir.join("work/work/incompat");
         match std::fs::remove_dir_all(&stale) {
@@ -95,10 +102,31 @@ impl Snapshots {
         if lower.is_empty() {
             lower.push(dir.join("empty"));
         }
-        let overlay =
-            Overlay { lower, upper: dir.join("upper"), work: dir.join("work"), target: target.clone() };
-        overlay.mount()?;
+        Ok(Overlay { lower, upper: dir.join("upper"), work: dir.join("work"), target: self.rootfs(key) })
+    }
+
+    /// Mounts the snapshot anew, with ids mapped.
+    pub(crate) fn mount_mapped(
+        &self,
+        key: &str,
+        record: &Record,
+        layers: &Layers,
+        map: IdMap<'_>,
+    ) -> Result<PathBuf, Error> {
+        let target = self.rootfs(key);
+        unmount_all(&target)?;
+        let mapped = Mapped {
+            overlay: self.overlay(key, record, layers)?,
+            base: base_of(&self.dir, layers.dir()),
+            place: self.dir.join(key).join("empty"),
+        };
+        mapped.mount(map)?;
         Ok(target)
+    }
+
+    /// Whether the file system can be mapped.
+    pub(crate) fn can_map(&self, map: MapMount<'_>) -> bool {
+        mapped::clone(&self.dir).and_then(|tree| map(tree.as_fd())).is_ok()
     }
 
     /// Unmounts the snapshot and takes its name away; what is returned is still to be given to [`remove_tree`].
@@ -141,6 +169,12 @@ impl Snapshots {
         }
         Ok(records)
     }
+}
+
+/// The directory that holds both.
+fn base_of(first: &Path, second: &Path) -> PathBuf {
+    let holds = |dir: &&Path| second.starts_with(dir);
+    first.ancestors().find(holds).unwrap_or(Path::new("/")).to_owned()
 }
 
 /// Keys become file names.

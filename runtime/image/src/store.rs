@@ -23,7 +23,7 @@ use crate::layers::Layers;
 use crate::manifest::Descriptor;
 use crate::reference::Reference;
 use crate::snapshots::{Record, Snapshots, check_key};
-use crate::{Error, FsUsage, Image, Snapshot};
+use crate::{Error, FsUsage, IdMap, Image, MapMount, Snapshot};
 
 /// Layers fetched from one registry and unpacked at the same time, over all pulls.
 const LAYERS_OF_A_REGISTRY: usize = 8;
@@ -252,6 +252,17 @@ impl Store {
         let record = self.state().leases.get(key).cloned();
         let record = record.ok_or_else(|| Error::not_found(format!("snapshot {key}")))?;
         self.snapshots.mount(key, &record, &self.layers)
+    }
+
+    pub(crate) fn map_snapshot(&self, key: &str, map: IdMap<'_>) -> Result<PathBuf, Error> {
+        let _mounting = self.mounting.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = self.state().leases.get(key).cloned();
+        let record = record.ok_or_else(|| Error::not_found(format!("snapshot {key}")))?;
+        self.snapshots.mount_mapped(key, &record, &self.layers, map)
+    }
+
+    pub(crate) fn can_map(&self, map: MapMount<'_>) -> bool {
+        self.snapshots.can_map(map)
     }
 
     pub(crate) fn remove_snapshot(&self, key: &str) -> Result<(), Error> {

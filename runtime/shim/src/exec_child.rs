@@ -19,6 +19,7 @@ use oci_spec::runtime::Process;
 use crate::cgroup::{self, CgroupPath, Hierarchies};
 use crate::executable::{self, Program};
 use crate::helper::set_oom_score_adj;
+use crate::id_mapping;
 use crate::identity::{self, Filter, IdentityError};
 use crate::journal::chain;
 use crate::report::Report;
@@ -94,6 +95,13 @@ fn stage_one(job: Job<'_>, report: &OwnedFd) -> Result<std::convert::Infallible,
     if let Some(value) = process.oom_score_adj().or_else(inherited) {
         // Refused only when it would make the process safer than we may.
         set_oom_score_adj(value).unwrap_or_default();
+    }
+    let owner = id_mapping::of_process(job.init, (process.user().uid(), process.user().gid()));
+    if let Some(owner) = owner.map_err(|source| Error::Namespaces { source })? {
+        let give = |number| sys::give_pipe(number, owner);
+        (STDIO..STDIO + 3)
+            .try_for_each(give)
+            .map_err(|source| Error::Io { step: "standard descriptors", source })?;
     }
     let root =
         File::open(format!("/proc/{}/root", job.init)).map_err(|source| Error::Namespaces { source })?;

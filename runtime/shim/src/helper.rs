@@ -24,12 +24,14 @@ use crate::cgroup::{self, CgroupPath, Hierarchies};
 use crate::device_filter;
 use crate::executable;
 use crate::external::{self, External};
+use crate::id_mapping::Mappings;
 use crate::identity::{self, Filter, IdentityError};
 use crate::infra;
 use crate::journal::chain;
 use crate::passing;
 use crate::propagation::Wishes;
 use crate::report::Report;
+use crate::stage;
 use crate::sys;
 
 /// The library's state directory in a bundle.
@@ -58,6 +60,8 @@ enum Error {
     Infra { source: infra::InfraError },
     #[error(transparent)]
     External { source: external::CallError },
+    #[error("preparing the user namespace's mounts")]
+    Stage { source: stage::StageError },
     #[error("libcontainer")]
     Library { source: libcontainer::error::LibcontainerError },
     #[error("the process")]
@@ -132,6 +136,10 @@ fn make(job: Job<'_>, report: &'static OwnedFd) -> Result<i32, Error> {
         Way::Library => make_by_library(job, spec, &plan, report),
         Way::Infra => infra::make(&spec, &plan.cgroup, job.hierarchies, report)
             .map_err(|source| Error::Infra { source }),
+        Way::External(_) if stage::user_namespace(&spec).is_some() => Err(Error::Refused {
+            field: "linux.namespaces",
+            reason: "a user namespace is for containers that are not made by an external runtime",
+        }),
         Way::External(external) => make_externally(job, external, &plan, report),
     }
 }
@@ -160,6 +168,14 @@ fn make_externally(
 
 fn make_by_library(job: Job<'_>, spec: Spec, plan: &Plan, report: &'static OwnedFd) -> Result<i32, Error> {
     let becoming = Becoming::of(&spec, job.filter)?;
+    give_output(&spec, [4, 5, 6]).map_err(|source| Error::Descriptors { source })?;
+    let (spec, job) = match stage::user_namespace(&spec) {
+        Some(users) => {
+            let staged = stage::enter(spec, job.bundle, &users).map_err(|source| Error::Stage { source })?;
+            (staged, Job { bundle: Path::new(stage::BUNDLE), ..job })
+        }
+        None => (spec, job),
+    };
     let spec = for_the_library(spec);
     tracing::subscriber::set_global_default(Collector { report }).unwrap_or_default();
     let join = || {
@@ -184,6 +200,16 @@ fn read_spec(bundle: &Path) -> Result<Spec, Error> {
     };
     let bytes = read().map_err(|source| Error::Config { path: path.clone(), source })?;
     serde_json::from_slice(&bytes).map_err(|source| Error::Parse { path, source })
+}
+
+/// Gives pipes to the user that the process will be, so that it can open them once more: by `/dev/stdout`, say.
+fn give_output(spec: &Spec, descriptors: [i32; 3]) -> io::Result<()> {
+    let Some(process) = spec.process() else { return Ok(()) };
+    let inside = (process.user().uid(), process.user().gid());
+    let mappings = spec.linux().as_ref().and_then(Mappings::of);
+    let owner = mappings.map_or(Some(inside), |mappings| mappings.on_the_node(inside));
+    // Not mapped: becoming that user fails and says so.
+    owner.map_or(Ok(()), |owner| descriptors.into_iter().try_for_each(|number| sys::give_pipe(number, owner)))
 }
 
 /// What the helper itself has to know of the configuration.

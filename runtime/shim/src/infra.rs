@@ -5,10 +5,14 @@
 //! told to go on; [`Report`]s. Every pod needs it before anything else, and the library would take longer for it than for
 //! all the rest of a pod's start: it reads the mounts of the host again for each cgroup controller.
 //!
+//! In a user namespace of its own, which then owns the others, it is root of that one. Its mounts it does not own: they are
+//! made by the node's root, to whom the directories are open that lead there. Kernel parameters are set when it is told
+//! to go on: by then the pod's network is there.
+//!
 //! What does not belong to that shape (mounts, capabilities, namespaces to join, a terminal, seccomp) is refused.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability};
@@ -19,9 +23,11 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use crate::cgroup::{self, Birthplace, CgroupPath, Hierarchies};
 use crate::device_filter;
 use crate::executable::{self, Program};
+use crate::id_mapping::{self, Mappings, ProcDirectory};
 use crate::journal::chain;
 use crate::report::Report;
 use crate::sys::{self, Fork};
+use crate::sysctl::{SysctlError, Sysctls};
 
 /// The controllers that limit it; what it uses of the others counts as the pod's.
 const CONTROLLERS: [&str; 2] = ["cpu", "devices"];
@@ -42,15 +48,21 @@ pub(crate) enum InfraError {
     Devices { source: device_filter::DeviceError },
     #[error("making the infra container's process")]
     Fork { source: io::Error },
+    #[error("the infra container's {what}")]
+    Prepare { what: &'static str, source: io::Error },
+    #[error(transparent)]
+    Root { source: InsideError },
 }
 
 /// Why its process does not get to its program.
 #[derive(Debug, thiserror::Error)]
-enum Inside {
+pub(crate) enum InsideError {
     #[error("infra container: {step}")]
     Step { step: &'static str, source: io::Error },
     #[error("infra container: capabilities")]
     Capabilities { source: caps::errors::CapsError },
+    #[error(transparent)]
+    Sysctl { source: SysctlError },
 }
 
 /// What is made.
@@ -60,6 +72,16 @@ struct Plan<'a> {
     namespaces: u64,
     process: &'a Process,
     shares: Option<u64>,
+    /// Of its user namespace.
+    mappings: Option<Mappings>,
+}
+
+/// What the process has to do, and with what.
+struct Birth<'a> {
+    plan: &'a Plan<'a>,
+    sysctls: Option<Sysctls>,
+    /// Where it is told that the mappings of its user namespace are written.
+    mapped: Option<OwnedFd>,
 }
 
 /// Tells the process that waits at the other end to execute its program.
@@ -76,11 +98,38 @@ pub(crate) fn make(
 ) -> Result<i32, InfraError> {
     let plan = Plan::of(spec)?;
     let place = enter(path, hierarchies, &plan)?;
-    let forked = Birthplace::fork_sibling_apart(place.as_ref(), plan.namespaces);
+    let prepare = |what| move |source| InfraError::Prepare { what, source };
+    let linux = spec.linux().as_ref().ok_or(InfraError::Refused { field: "linux" })?;
+    let sysctls = Sysctls::of(linux).map_err(prepare("kernel parameters"))?;
+    let birth = Birth { plan: &plan, sysctls, mapped: None };
+    let Some(mappings) = &plan.mappings else {
+        return fork(place.as_ref(), plan.namespaces, birth, report);
+    };
+    let proc = ProcDirectory::open_now().map_err(prepare("/proc"))?;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+        .map_err(|errno| prepare("mounts")(errno.into()))?;
+    switch_root(plan.root).map_err(|source| InfraError::Root { source })?;
+    let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    let (mapped, tell) = pipe.map_err(|errno| prepare("pipe")(errno.into()))?;
+    let rest = plan.namespaces & !(libc::CLONE_NEWNS as u64);
+    let pid = fork(place.as_ref(), rest, Birth { mapped: Some(mapped), ..birth }, report)?;
+    // Without a word the process ends.
+    mappings.write(&proc, pid).map_err(prepare("user namespace"))?;
+    rustix::io::write(&tell, &[1]).map_err(|errno| prepare("user namespace")(errno.into()))?;
+    Ok(pid)
+}
+
+fn fork(
+    place: Option<&Birthplace>,
+    namespaces: u64,
+    birth: Birth<'_>,
+    report: &OwnedFd,
+) -> Result<i32, InfraError> {
+    let forked = Birthplace::fork_sibling_apart(place, namespaces);
     match forked.map_err(|source| InfraError::Fork { source })? {
         Fork::Parent(pid) => Ok(pid),
         Fork::Child => {
-            let attempt = std::panic::AssertUnwindSafe(|| run(&plan, report));
+            let attempt = std::panic::AssertUnwindSafe(|| run(birth, report));
             sys::exit_now(std::panic::catch_unwind(attempt).unwrap_or(101))
         }
     }
@@ -106,6 +155,10 @@ impl<'a> Plan<'a> {
         if namespaces & libc::CLONE_NEWNS as u64 == 0 {
             return Err(refused("linux.namespaces"));
         }
+        let mappings = Mappings::of(linux);
+        if mappings.is_some() != (namespaces & libc::CLONE_NEWUSER as u64 != 0) {
+            return Err(refused("linux.uidMappings"));
+        }
         let resources = linux.resources().as_ref().ok_or(refused("linux.resources"))?;
         if !resources.devices().iter().flatten().all(|rule| !rule.allow()) {
             return Err(refused("linux.resources.devices"));
@@ -117,6 +170,7 @@ impl<'a> Plan<'a> {
             namespaces,
             process: process.ok_or(refused("process"))?,
             shares: resources.cpu().as_ref().and_then(|cpu| cpu.shares()),
+            mappings,
         })
     }
 }
@@ -141,7 +195,8 @@ fn flag(kind: LinuxNamespaceType) -> Option<u64> {
         LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
         LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
         LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
-        LinuxNamespaceType::User | LinuxNamespaceType::Cgroup | LinuxNamespaceType::Time => return None,
+        LinuxNamespaceType::User => libc::CLONE_NEWUSER,
+        LinuxNamespaceType::Cgroup | LinuxNamespaceType::Time => return None,
     };
     Some(flag.cast_unsigned().into())
 }
@@ -182,8 +237,8 @@ fn weight_of(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
 }
 
-fn run(plan: &Plan<'_>, report: &OwnedFd) -> i32 {
-    if let Err(error) = settle(plan) {
+fn run(mut birth: Birth<'_>, report: &OwnedFd) -> i32 {
+    if let Err(error) = settle(&mut birth) {
         Report::NotExecuted(chain(&error)).send(report);
         return 126;
     }
@@ -193,32 +248,59 @@ fn run(plan: &Plan<'_>, report: &OwnedFd) -> i32 {
         Ok((_, length)) if length > 0 => {}
         Ok(_) | Err(_) => return 126,
     }
-    let Err(error) = executable::execute(&Program::of(plan.process, None));
+    if birth.sysctls.is_some()
+        && let Err(error) = finish(&mut birth)
+    {
+        Report::NotExecuted(chain(&error)).send(report);
+        return 126;
+    }
+    let Err(error) = executable::execute(&Program::of(birth.plan.process, None));
     Report::NotExecuted(chain(&error)).send(report);
     127
 }
 
-/// Everything between birth and the program.
-fn settle(plan: &Plan<'_>) -> Result<(), Inside> {
-    let step = |step| move |source: nix::Error| Inside::Step { step, source: source.into() };
+/// Everything between birth and the word to go on.
+fn settle(birth: &mut Birth<'_>) -> Result<(), InsideError> {
+    let step = |step| move |source: nix::Error| InsideError::Step { step, source: source.into() };
+    let plan = birth.plan;
     nix::unistd::setsid().map_err(step("setsid"))?;
     for number in 0..3 {
         let passed = sys::adopt(STDIO + number);
         sys::place(&passed, number)
-            .map_err(|source| Inside::Step { step: "standard descriptors", source })?;
+            .map_err(|source| InsideError::Step { step: "standard descriptors", source })?;
+    }
+    if let Some(mapped) = &birth.mapped {
+        id_mapping::await_mappings(mapped.as_fd())
+            .map_err(|source| InsideError::Step { step: "user namespace", source })?;
     }
     if let Some(name) = plan.hostname {
         nix::unistd::sethostname(name).map_err(step("host name"))?;
     }
-    switch_root(plan.root)?;
+    if birth.mapped.is_none() {
+        switch_root(plan.root)?;
+    }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     nix::sys::prctl::set_no_new_privs().map_err(step("no_new_privs"))?;
-    drop_capabilities().map_err(|source| Inside::Capabilities { source })
+    if birth.sysctls.is_none() { finish(birth) } else { Ok(()) }
+}
+
+/// The kernel's parameters, and whatever power is left.
+fn finish(birth: &mut Birth<'_>) -> Result<(), InsideError> {
+    let sysctl = |source| InsideError::Sysctl { source };
+    if birth.mapped.take().is_some() {
+        // Before Linux 6.11 the IPC namespace's may be set by the node's root, which the process still is by its number, since
+        // then by the namespace's.
+        birth.sysctls.as_mut().map_or(Ok(()), Sysctls::set_permitted).map_err(sysctl)?;
+        id_mapping::become_root()
+            .map_err(|source| InsideError::Step { step: "becoming root", source: source.into() })?;
+    }
+    birth.sysctls.as_ref().map_or(Ok(()), Sysctls::set).map_err(sysctl)?;
+    drop_capabilities().map_err(|source| InsideError::Capabilities { source })
 }
 
 /// Makes the directory, read-only, the root, and takes every other mount out of sight.
-fn switch_root(root: &Path) -> Result<(), Inside> {
-    let step = |step| move |source: nix::Error| Inside::Step { step, source: source.into() };
+fn switch_root(root: &Path) -> Result<(), InsideError> {
+    let step = |step| move |source: nix::Error| InsideError::Step { step, source: source.into() };
     const NONE: Option<&str> = None;
     let here = Path::new(".");
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(step("private mounts"))?;
@@ -292,6 +374,20 @@ mod tests {
         assert_eq!(field(|c| c["linux"]["namespaces"] = json!([{"type": "pid"}])), Some("linux.namespaces"));
         let joined = json!([{"type": "mount"}, {"type": "pid", "path": "/proc/1/ns/pid"}]);
         assert_eq!(field(|c| c["linux"]["namespaces"] = joined), Some("linux.namespaces"));
+        let apart = json!([{"type": "mount"}, {"type": "user"}]);
+        let mapping = json!([{"containerID": 0, "hostID": 70_000, "size": 10}]);
+        assert_eq!(field(|c| c["linux"]["namespaces"] = apart.clone()), Some("linux.uidMappings"));
+        assert_eq!(field(|c| c["linux"]["uidMappings"] = mapping.clone()), None);
+        let mapped = |c: &mut serde_json::Value| {
+            c["linux"]["uidMappings"] = mapping.clone();
+            c["linux"]["gidMappings"] = mapping.clone();
+        };
+        assert_eq!(field(mapped), Some("linux.uidMappings"));
+        let both = |c: &mut serde_json::Value| {
+            mapped(c);
+            c["linux"]["namespaces"] = apart.clone();
+        };
+        assert_eq!(field(both), None);
         let device = json!([{"allow": true, "access": "rwm"}]);
         assert_eq!(field(|c| c["linux"]["resources"]["devices"] = device), Some("linux.resources.devices"));
         let seccomp = json!({"defaultAction": "SCMP_ACT_ALLOW"});

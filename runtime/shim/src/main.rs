@@ -23,6 +23,7 @@ mod executable;
 mod exit_record;
 mod external;
 mod helper;
+mod id_mapping;
 mod identity;
 mod infra;
 mod journal;
@@ -34,9 +35,11 @@ mod propagation;
 mod removal;
 mod report;
 mod requests;
+mod stage;
 mod start;
 mod supervisor;
 mod sys;
+mod sysctl;
 
 use std::process::ExitCode;
 

@@ -101,6 +101,18 @@ pub(crate) fn keep_only(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
     close_from(number)
 }
 
+/// Makes a user the owner of a pipe; of what is none it does not.
+pub(crate) fn give_pipe(number: RawFd, (user, group): (u32, u32)) -> io::Result<()> {
+    // SAFETY: callers pass a descriptor that they hold open for the whole call.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+    let found = rustix::fs::fstat(descriptor)?;
+    if rustix::fs::FileType::from_raw_mode(found.st_mode) != rustix::fs::FileType::Fifo {
+        return Ok(());
+    }
+    let (user, group) = (rustix::fs::Uid::from_raw(user), rustix::fs::Gid::from_raw(group));
+    Ok(rustix::fs::fchown(descriptor, Some(user), Some(group))?)
+}
+
 /// Takes over a descriptor that [`place`] set up.
 pub(crate) fn adopt(number: RawFd) -> OwnedFd {
     // SAFETY: callers pass the number they gave to `place` and adopt it once.
@@ -193,6 +205,29 @@ pub(crate) fn leave_session_keyring() -> io::Result<()> {
         Err(error) if [Some(libc::ENOSYS), Some(libc::EPERM)].contains(&error.raw_os_error()) => Ok(()),
         other => other.map(drop),
     }
+}
+
+/// Shows the owners of files below a mount that is attached nowhere as a user namespace maps them (Linux 5.12).
+pub(crate) fn map_mount_ids(mount: BorrowedFd<'_>, users: BorrowedFd<'_>) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::from(users.as_raw_fd().cast_unsigned()),
+    };
+    let (descriptor, size) = (mount.as_raw_fd(), size_of_val(&attributes));
+    // SAFETY: the path and `attributes` live through the call; the size is its own.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            descriptor,
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size,
+        )
+    };
+    check(result).map(drop)
 }
 
 /// Makes the terminal on standard input the controlling one of the session.

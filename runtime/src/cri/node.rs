@@ -45,7 +45,9 @@ fn runtime_handlers(engine: &Engine) -> Vec<cri::RuntimeHandler> {
         recursive_read_only_mounts,
         ..Default::default()
     };
-    let native = cri::RuntimeHandler { name: String::new(), features: Some(features(true)) };
+    let of_native =
+        cri::RuntimeHandlerFeatures { user_namespaces: engine.has_user_namespaces(), ..features(true) };
+    let native = cri::RuntimeHandler { name: String::new(), features: Some(of_native) };
     let external = engine.handlers.iter().map(|handler| cri::RuntimeHandler {
         name: handler.config.name.clone(),
         features: handler.facts().map(|facts| features(facts.recursive_read_only)),

@@ -31,7 +31,12 @@ use super::{
     view,
 };
 use crate::{
-    spec::{bounds, namespaces::PidNamespace, process::ImageProcess, signal, validate},
+    spec::{
+        bounds,
+        namespaces::{self, PidNamespace},
+        process::ImageProcess,
+        signal, user_namespace, validate,
+    },
     waterfall::stage,
 };
 
@@ -151,6 +156,8 @@ impl Engine {
         let record = sandbox.record();
         let infra = record.infra_pid.unwrap_or_default();
         let options = security(config).and_then(|s| s.namespace_options);
+        user_namespace::check_container(options.as_ref(), record.config.users.as_ref())?;
+        options.as_ref().map_or(Ok(()), |options| namespaces::check_container(options, &record.config))?;
         let Some(options) = options else {
             return Ok(match record.config.pid {
                 NamespaceMode::Pod => PidNamespace::Joined(infra),
@@ -281,7 +288,7 @@ impl Engine {
         let with_volumes = self.mount_images(&record.id, &parts.config)?;
         let config = with_volumes.as_ref().unwrap_or(&parts.config);
         let injection = cdi::injection(&self.config.cdi_dirs, config)?;
-        lookups::prepare(&lookups::Request {
+        let prepared = lookups::prepare(&lookups::Request {
             config: injection.as_ref().map_or(config, |injection| &injection.config),
             injection: injection.as_ref(),
             image: &image,
@@ -291,7 +298,9 @@ impl Engine {
             host: &self.host,
             filters: &self.filters,
             external: parts.external.as_ref(),
-        })
+        })?;
+        self.map_rootfs(container)?;
+        Ok(prepared)
     }
 }
 

@@ -32,6 +32,7 @@ use crate::spec::{
     process::{self, ImageProcess},
     seccomp,
     user::{self, NameFiles, ResolvedUser},
+    user_namespace::{self, IdMappings},
 };
 
 /// The most bytes of an image's passwd or group file.
@@ -94,7 +95,7 @@ pub fn prepare(request: &Request<'_>) -> Result<Prepared> {
     user.groups.extend(more);
     HIDDEN.iter().try_for_each(|name| rootfs::check_mount_point(rootfs, name))?;
     rootfs::ensure(rootfs, &process::cwd(config, image)?, Kind::Directory)?;
-    let mut mounts = resolve_mounts(rootfs, &config.mounts)?;
+    let mut mounts = resolve_mounts(rootfs, &config.mounts, sandbox.config.users.as_ref())?;
     let mut devices = Vec::new();
     if security.privileged {
         add_devices_below(Path::new("/dev"), "/dev", "rwm", &mut devices)?;
@@ -199,7 +200,7 @@ fn is_below_a_mount(path: &str, spec: &oci_spec::runtime::Spec) -> bool {
     spec.mounts().iter().flatten().any(|mount| below(mount.destination()))
 }
 
-fn resolve_mounts(root: &Path, wanted: &[Mount]) -> Result<Vec<ResolvedMount>> {
+fn resolve_mounts(root: &Path, wanted: &[Mount], users: Option<&IdMappings>) -> Result<Vec<ResolvedMount>> {
     let mut ordered: Vec<&Mount> = wanted.iter().collect();
     ordered.sort_by_key(|mount| mounts::depth(&mount.container_path));
     let mut resolved: Vec<ResolvedMount> = Vec::with_capacity(ordered.len());
@@ -210,6 +211,12 @@ fn resolve_mounts(root: &Path, wanted: &[Mount]) -> Result<Vec<ResolvedMount>> {
                 "mount point {:?} is not a plain path",
                 mount.container_path
             )));
+        }
+        let mapped = user_namespace::check_mount(&mount.uid_mappings, &mount.gid_mappings, users)?;
+        if users.is_some() && propagation == MountPropagation::PropagationBidirectional {
+            let text =
+                "mounts.propagation: mounts cannot travel out of a pod with users of its own".to_owned();
+            return Err(Error::InvalidArgument(text));
         }
         let source = source_of(mount)?;
         check_propagation(&source, propagation)?;
@@ -230,6 +237,7 @@ fn resolve_mounts(root: &Path, wanted: &[Mount]) -> Result<Vec<ResolvedMount>> {
             recursive_read_only: mount.recursive_read_only,
             propagation,
             options: mount.mount_options.clone(),
+            mapped,
         });
     }
     Ok(resolved)
@@ -250,6 +258,7 @@ fn bound_device(root: &Path, device: &HostDevice) -> Result<ResolvedMount> {
         recursive_read_only: false,
         propagation: MountPropagation::PropagationPrivate,
         options: Vec::new(),
+        mapped: false,
     })
 }
 

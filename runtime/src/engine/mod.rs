@@ -45,6 +45,7 @@ pub mod streaming;
 pub mod supervisor_client;
 pub mod teardown;
 pub mod update;
+mod users;
 pub mod view;
 pub mod watch;
 
@@ -100,6 +101,7 @@ pub struct Engine {
     /// Set right after recovery.
     pub(crate) streaming: OnceLock<streaming::Streaming>,
     pub(crate) identities: identity::Identities,
+    user_namespaces: users::Support,
     sandboxes: RwLock<HashMap<String, Arc<Sandbox>>>,
     containers: RwLock<HashMap<String, Arc<Container>>>,
     /// Itself, for the operations that outlive their callers.
@@ -163,6 +165,7 @@ impl Engine {
             streamed_commands: Arc::new(Semaphore::new(streaming::MAX_COMMANDS)),
             streaming: OnceLock::new(),
             identities: identity::Identities::default(),
+            user_namespaces: users::Support::default(),
             sandboxes: RwLock::default(),
             containers: RwLock::default(),
             layout,

@@ -23,6 +23,7 @@ use super::{
     error::{Error, Result},
     resource_record::ResourcesRecord,
 };
+use crate::spec::user_namespace::IdMappings;
 
 /// The present version of both records.
 pub const VERSION: u32 = 1;
@@ -101,6 +102,9 @@ pub struct SandboxConfig {
     pub ipc: NamespaceMode,
     /// Whether privileged containers may run in it.
     pub privileged: bool,
+    /// Which of the node's users its users are; absent: all of them are the node's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users: Option<IdMappings>,
 }
 
 /// A sandbox.

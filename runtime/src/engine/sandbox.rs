@@ -5,6 +5,7 @@
 //! attached side by side; ready on disk. A crash in between leaves an intent, which the next engine removes.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -15,7 +16,7 @@ use pintle_cri_api::v1::{
     LinuxContainerResources, LinuxPodSandboxConfig, NamespaceMode as CriMode, PodSandboxConfig,
     RunPodSandboxRequest,
 };
-use pintle_shim_protocol::{Answer, ContainerState, CreateContainer, Request};
+use pintle_shim_protocol::{Answer, ContainerState, CreateContainer, ErrorCode, Request};
 use prost::Message as _;
 use tracing::{Instrument as _, info_span};
 
@@ -36,7 +37,7 @@ use super::{
     watch::{self, SandboxListener},
 };
 use crate::{
-    spec::{dns, infra, namespaces, ports, resource_change, resources, validate},
+    spec::{dns, infra, namespaces, ports, resource_change, resources, sysctls, user_namespace, validate},
     waterfall::stage,
 };
 
@@ -45,6 +46,8 @@ use crate::{
 pub const CREATE_LIMIT: Duration = Duration::from_secs(100);
 /// How long any other request to a supervisor may take.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(120);
+/// What a supervisor's words about a kernel parameter begin with.
+const SYSCTLS: &str = "linux.sysctls";
 /// The infra container's oom_score_adj, as the kubelet sets it.
 const INFRA_OOM_SCORE: i32 = -998;
 
@@ -63,12 +66,17 @@ impl Engine {
         }
         let sum = records::sum(&config.encode_to_vec());
         let kept = kept_config(&config, request.runtime_handler)?;
+        if kept.users.is_some() {
+            self.check_user_namespaces(&kept.runtime_handler)?;
+        }
         let resolv_conf = dns::resolv_conf(config.dns_config.as_ref(), &sandbox_files::node_resolv_conf())?;
         let host_ports = ports::host_ports(&config)?;
         let linux = config.linux.unwrap_or_default();
         for limits in [&linux.resources, &linux.overhead].into_iter().flatten() {
             resource_change::merged(&LinuxContainerResources::default(), limits, &self.host)?;
         }
+        let options = linux.security_context.as_ref().and_then(|s| s.namespace_options.as_ref());
+        let extras = Extras { resolv_conf, sysctls: sysctls::of_pod(&linux.sysctls, options)? };
         let engine = Arc::clone(self);
         let span = info_span!("run_pod_sandbox", namespace = %kept.namespace, name = %kept.name);
         let made = async move {
@@ -77,14 +85,14 @@ impl Engine {
             if let Some(id) = engine.same_sandbox(&identity, &sum).await? {
                 return Ok(id);
             }
-            engine.make_sandbox(Wishes { config: kept, request: sum, resolv_conf, linux, host_ports }).await
+            engine.make_sandbox(Wishes { config: kept, request: sum, extras, linux, host_ports }).await
         };
         detached(made.instrument(span)).await
     }
 
     async fn make_sandbox(
         self: Arc<Self>,
-        Wishes { config, request, resolv_conf, linux, host_ports }: Wishes,
+        Wishes { config, request, extras, linux, host_ports }: Wishes,
     ) -> Result<String> {
         let id = ids::generate()?;
         let (cgroup_parent, owns_parent) = self.cgroup_parent(&linux.cgroup_parent, &id);
@@ -108,7 +116,7 @@ impl Engine {
         let sandbox = Arc::new(Sandbox::new(record, self.layout.sandbox(&id)));
         let op = sandbox.op.lock().await;
         let operation = stage!("run_pod_sandbox", sandbox = %id);
-        match self.bring_up(&sandbox, resolv_conf).instrument(operation).await {
+        match self.bring_up(&sandbox, extras).instrument(operation).await {
             Ok(()) => {
                 drop(op);
                 self.publish_sandbox(&sandbox, view::CREATED);
@@ -124,7 +132,8 @@ impl Engine {
         }
     }
 
-    async fn bring_up(self: &Arc<Self>, sandbox: &Arc<Sandbox>, resolv_conf: String) -> Result<()> {
+    async fn bring_up(self: &Arc<Self>, sandbox: &Arc<Sandbox>, extras: Extras) -> Result<()> {
+        let has_sysctls = !extras.sysctls.is_empty();
         let record = sandbox.record();
         let dir = sandbox.dir.clone();
         blocking({
@@ -139,7 +148,7 @@ impl Engine {
         // Known, but not listed: events find it, callers do not.
         self.insert_sandbox(sandbox);
         let connect = self.start_supervisor(sandbox).instrument(stage!("supervisor"));
-        let prepare = self.prepare_sandbox(sandbox, resolv_conf).instrument(stage!("bundle"));
+        let prepare = self.prepare_sandbox(sandbox, extras).instrument(stage!("bundle"));
         let (connected, prepared) = tokio::join!(connect, prepare);
         let (connection, bundle) = both(connected, prepared)?;
         // Before it is created: an end reported at any moment from now on turns this off again.
@@ -150,8 +159,15 @@ impl Engine {
         sandbox.update(|record| record.infra_pid = Some(pid));
         let start = start_infra(&connection, sandbox).instrument(stage!("infra_start"));
         let attach = self.attach_network(sandbox, pid).instrument(stage!("network"));
-        let (started, attached) = tokio::join!(start, attach);
-        let ((), ips) = both(started, attached)?;
+        let ips = if has_sysctls {
+            // It sets them when it starts, and those of an interface need the interface.
+            let ips = attach.await?;
+            start.await.map_err(about_sysctls)?;
+            ips
+        } else {
+            let (started, attached) = tokio::join!(start, attach);
+            both(started, attached)?.1
+        };
         let record = sandbox.update(|record| {
             record.phase = SandboxPhase::Ready;
             record.supervisor_pid = Some(connection.pid);
@@ -203,7 +219,8 @@ impl Engine {
         connection
     }
 
-    async fn prepare_sandbox(self: &Arc<Self>, sandbox: &Sandbox, resolv_conf: String) -> Result<PathBuf> {
+    async fn prepare_sandbox(self: &Arc<Self>, sandbox: &Sandbox, extras: Extras) -> Result<PathBuf> {
+        let Extras { resolv_conf, sysctls } = extras;
         let record = sandbox.record();
         let dir = sandbox.dir.clone();
         let rootfs = self.layout.pause_rootfs();
@@ -218,7 +235,13 @@ impl Engine {
             }
             sandbox_files::prepare(&dir, &record.config, &resolv_conf)?;
             let bundle = dir.join(sandbox_files::INFRA);
-            let input = infra::Input { config: &record.config, rootfs: &rootfs, cgroup: &cgroup, resources };
+            let input = infra::Input {
+                config: &record.config,
+                rootfs: &rootfs,
+                cgroup: &cgroup,
+                resources,
+                sysctls: &sysctls,
+            };
             sandbox_files::write_bundle(&bundle, &infra::spec(input)?)?;
             Ok(bundle)
         })
@@ -267,9 +290,25 @@ struct Wishes {
     config: SandboxConfig,
     /// The sum of the request.
     request: String,
-    resolv_conf: String,
+    extras: Extras,
     linux: LinuxPodSandboxConfig,
     host_ports: Vec<HostPort>,
+}
+
+/// What a sandbox is made from, beside what is kept of its configuration.
+#[derive(Debug)]
+struct Extras {
+    resolv_conf: String,
+    sysctls: BTreeMap<String, String>,
+}
+
+/// A kernel parameter that the kernel does not take is the caller's mistake.
+fn about_sysctls(error: Error) -> Error {
+    let failure = if let Error::Supervisor { source, .. } = &error { source.failure() } else { None };
+    match failure.filter(|f| f.code == ErrorCode::ExecFailed && f.message.contains(SYSCTLS)) {
+        Some(failure) => Error::InvalidArgument(failure.message.clone()),
+        None => error,
+    }
 }
 
 /// The outcomes of two steps that ran side by side. Both are waited for, also when one fails: what blocks cannot be given
@@ -339,9 +378,10 @@ fn kept_config(config: &PodSandboxConfig, runtime_handler: String) -> Result<San
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
         runtime_handler,
-        network: namespaces::mode(options.network, "namespace_options.network")?,
+        network: namespaces::shared_mode(options.network, "namespace_options.network")?,
         pid: namespaces::mode(options.pid, "namespace_options.pid")?,
-        ipc: namespaces::mode(options.ipc, "namespace_options.ipc")?,
+        ipc: namespaces::shared_mode(options.ipc, "namespace_options.ipc")?,
         privileged: security.is_some_and(|s| s.privileged),
+        users: user_namespace::of_sandbox(security.and_then(|s| s.namespace_options.as_ref()))?,
     })
 }

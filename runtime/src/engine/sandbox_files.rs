@@ -84,9 +84,19 @@ pub fn prepare(dir: &Path, config: &SandboxConfig, resolv_conf: &str) -> Result<
     write_public(&dir.join(RESOLV_CONF), resolv_conf)?;
     write_public(&dir.join(HOSTNAME), &format!("{hostname}\n"))?;
     match config.ipc {
-        NamespaceMode::Node => Ok(()),
-        NamespaceMode::Pod | NamespaceMode::Container => mount_shm(&dir.join(SHM)),
+        NamespaceMode::Node => {}
+        NamespaceMode::Pod | NamespaceMode::Container => mount_shm(&dir.join(SHM))?,
     }
+    config.users.as_ref().map_or(Ok(()), |users| give(dir, users.root()))
+}
+
+/// Makes the pod's root the owner of the sandbox's files. Their file systems need not be ones that can be mapped.
+fn give(dir: &Path, (user, group): (u32, u32)) -> Result<()> {
+    for path in [RESOLV_CONF, HOSTNAME, SHM].map(|name| dir.join(name)) {
+        std::os::unix::fs::chown(&path, Some(user), Some(group))
+            .map_err(Error::io("changing the owner of", path))?;
+    }
+    Ok(())
 }
 
 /// Writes a bundle's OCI configuration.

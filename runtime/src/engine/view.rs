@@ -156,6 +156,10 @@ pub fn sandbox_status(sandbox: &Sandbox) -> cri::PodSandboxStatus {
         network: cri_mode(config.network),
         pid: cri_mode(config.pid),
         ipc: cri_mode(config.ipc),
+        userns_options: config.users.as_ref().map(|users| {
+            let (uids, gids) = users.cri();
+            cri::UserNamespace { mode: cri::NamespaceMode::Pod.into(), uids, gids }
+        }),
         ..Default::default()
     };
     cri::PodSandboxStatus {

@@ -41,6 +41,8 @@ pub const MAX_MOUNT_PATHS: usize = 1024 * 1024;
 pub const MAX_ITEMS: usize = 1024;
 /// The most capabilities named in one list; Linux has 41.
 pub const MAX_CAPABILITIES: usize = 128;
+/// The most bytes of a kernel parameter's value.
+pub const MAX_SYSCTL: usize = 4095;
 /// The most supplementary groups; the kernel's `NGROUPS_MAX`.
 pub const MAX_GROUPS: usize = 65_536;
 
@@ -110,6 +112,22 @@ pub fn image(image: &ImageSpec) -> Result<(), Error> {
     at_most("image.annotations", image.annotations.len(), MAX_ITEMS)?;
     let all: usize = image.annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
     at_most("image.annotations: bytes", all, MAX_IMAGE_ANNOTATIONS)
+}
+
+/// Checks the size of a pod's kernel parameters.
+///
+/// # Errors
+/// When there are too many, or a name or value could not be written as it is.
+pub fn sysctls(wanted: &BTreeMap<String, String>) -> Result<(), Error> {
+    at_most("linux.sysctls", wanted.len(), MAX_ITEMS)?;
+    for (name, value) in wanted {
+        required_word("linux.sysctls", name, MAX_NAME)?;
+        at_most_bytes("linux.sysctls", value.len(), MAX_SYSCTL)?;
+        if value.is_empty() || value.chars().any(|c| c.is_control() && c != '\t') {
+            return Err(Error::invalid("linux.sysctls", format!("{name:?}: {value:?} can be no value")));
+        }
+    }
+    Ok(())
 }
 
 /// Checks the size of a command to be run.

@@ -85,8 +85,12 @@ pub fn spec(input: &Input<'_>) -> Result<Spec, Error> {
         "devices": devices::nodes(input.devices),
     });
     if !security.privileged {
-        linux["maskedPaths"] = json!(or_default(&security.masked_paths, mounts::default_masked));
-        linux["readonlyPaths"] = json!(or_default(&security.readonly_paths, mounts::default_readonly));
+        let or = |given: &[String], default| or_default(given, default, input.sandbox.users.is_some());
+        linux["maskedPaths"] = json!(or(&security.masked_paths, mounts::default_masked));
+        linux["readonlyPaths"] = json!(or(&security.readonly_paths, mounts::default_readonly));
+    }
+    if let Some(users) = &input.sandbox.users {
+        (linux["uidMappings"], linux["gidMappings"]) = users.oci();
     }
     linux["rootfsPropagation"] = json!(mounts::rootfs_propagation(input.mounts));
     let mut spec = json!({
@@ -164,7 +168,7 @@ fn all_mounts(input: &Input<'_>, security: &LinuxContainerSecurityContext) -> Ve
         // The node's own file, not a copy.
         own(hosts, "/etc/hosts", true);
     }
-    list.extend(mounts::wanted(input.mounts));
+    list.extend(mounts::wanted(input.mounts, input.sandbox.users.as_ref()));
     list
 }
 
@@ -179,9 +183,10 @@ fn annotations(input: &Input<'_>) -> Value {
     })
 }
 
-/// CRI cannot tell "none" from "not said", and hiding too much is the safe reading.
-fn or_default(given: &[String], default: fn() -> Vec<String>) -> Vec<String> {
-    if given.is_empty() { default() } else { given.to_vec() }
+/// CRI cannot tell "none" from "not said", and hiding too much is the safe reading. A kubelet always says what is hidden, unless
+/// the container is to see all (`procMount: Unmasked`), which Kubernetes allows to pods with users of their own only.
+fn or_default(given: &[String], default: fn() -> Vec<String>, own_users: bool) -> Vec<String> {
+    if given.is_empty() && !own_users { default() } else { given.to_vec() }
 }
 
 #[cfg(test)]
@@ -205,6 +210,7 @@ pub(crate) mod tests {
             pid: NamespaceMode::Container,
             ipc: NamespaceMode::Pod,
             privileged: false,
+            users: None,
         }
     }
 
@@ -262,6 +268,18 @@ pub(crate) mod tests {
         assert_eq!(process.rlimits(), &None);
         assert!(linux.seccomp().is_none());
         assert!(process.env().as_ref().unwrap().contains(&"HOSTNAME=web".to_owned()));
+    }
+
+    #[test]
+    fn each_list_that_is_given_goes_before_the_usual_one() {
+        let one = |path: &str| vec![path.to_owned()];
+        let security = LinuxContainerSecurityContext { masked_paths: one("/proc/x"), ..Default::default() };
+        let spec = made(&config(security), &HostFacts::default());
+        let linux = spec.linux().as_ref().unwrap();
+        assert_eq!(linux.masked_paths().as_ref().unwrap(), &["/proc/x".to_owned()]);
+        assert!(linux.readonly_paths().as_ref().unwrap().contains(&"/proc/sys".to_owned()));
+        assert_eq!(or_default(&[], mounts::default_masked, true), [""; 0]);
+        assert_eq!(or_default(&one("/x"), mounts::default_masked, true), ["/x"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! capability, no device, no mount, a root that cannot be written to. The supervisor makes it by itself and refuses
 //! whatever goes beyond this shape.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use oci_spec::runtime::Spec;
 use serde_json::{Map, Value, json};
@@ -26,6 +26,8 @@ pub struct Input<'a> {
     pub cgroup: &'a str,
     /// The limits of the pod's overhead, as OCI's resources.
     pub resources: Map<String, Value>,
+    /// Kernel parameters of the pod's namespaces.
+    pub sysctls: &'a BTreeMap<String, String>,
 }
 
 /// The infra container's configuration.
@@ -33,7 +35,7 @@ pub struct Input<'a> {
 /// # Errors
 /// When a value does not fit OCI's types.
 pub fn spec(input: Input<'_>) -> Result<Spec, Error> {
-    let Input { config, rootfs, cgroup, mut resources } = input;
+    let Input { config, rootfs, cgroup, mut resources, sysctls } = input;
     resources.insert("devices".to_owned(), json!([{"allow": false, "access": "rwm"}]));
     let no_capabilities: [&str; 0] = [];
     let mut value = json!({
@@ -57,6 +59,12 @@ pub fn spec(input: Input<'_>) -> Result<Spec, Error> {
             "resources": resources,
         },
     });
+    if let Some(users) = &config.users {
+        (value["linux"]["uidMappings"], value["linux"]["gidMappings"]) = users.oci();
+    }
+    if !sysctls.is_empty() {
+        value["linux"]["sysctl"] = json!(sysctls);
+    }
     if config.network != NamespaceMode::Node && !config.hostname.is_empty() {
         value["hostname"] = json!(config.hostname);
     }
@@ -70,7 +78,8 @@ mod tests {
 
     fn made(config: &SandboxConfig) -> Spec {
         let rootfs = Path::new("/pause/rootfs");
-        spec(Input { config, rootfs, cgroup: "/p/s", resources: Map::new() }).unwrap()
+        let sysctls = &BTreeMap::new();
+        spec(Input { config, rootfs, cgroup: "/p/s", resources: Map::new(), sysctls }).unwrap()
     }
 
     #[test]

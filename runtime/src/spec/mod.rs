@@ -20,7 +20,9 @@ pub mod resource_change;
 pub mod resources;
 pub mod seccomp;
 pub mod signal;
+pub mod sysctls;
 pub mod user;
+pub mod user_namespace;
 pub mod validate;
 
 /// Why a configuration cannot be carried out.

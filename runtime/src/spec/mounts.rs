@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use pintle_cri_api::v1::{Mount, MountPropagation};
 use serde_json::{Value, json};
 
-use super::Error;
+use super::{Error, user_namespace::IdMappings};
 
 /// A mount of a CRI request, with its paths as they were found on the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct ResolvedMount {
     pub propagation: MountPropagation,
     /// What else is forbidden on it: some of [`OPTIONS`].
     pub options: Vec<String>,
+    /// Whether its owners are shown as the pod's users.
+    pub mapped: bool,
 }
 
 /// How the kernel's own file systems are mounted.
@@ -98,10 +100,17 @@ pub fn bind(source: &Path, destination: &str, readonly: bool) -> Value {
 
 /// The mounts asked for, those nearer the root first, so that none hides another.
 #[must_use]
-pub fn wanted(mounts: &[ResolvedMount]) -> Vec<Value> {
+pub fn wanted(mounts: &[ResolvedMount], users: Option<&IdMappings>) -> Vec<Value> {
     let mut ordered: Vec<&ResolvedMount> = mounts.iter().collect();
     ordered.sort_by_key(|mount| depth(&mount.destination));
-    ordered.into_iter().map(one).collect()
+    let with_owners = |mount: &ResolvedMount| {
+        let mut value = one(mount);
+        if let Some(users) = users.filter(|_| mount.mapped) {
+            (value["uidMappings"], value["gidMappings"]) = users.oci();
+        }
+        value
+    };
+    ordered.into_iter().map(with_owners).collect()
 }
 
 /// How mounts travel between the container's tree and the node, as the mounts need it. Where it is not "private", the
@@ -130,9 +139,6 @@ pub fn check(mount: &Mount) -> Result<MountPropagation, Error> {
         .map_err(|_| Error::invalid("mounts", format!("there is no propagation {}", mount.propagation)))?;
     check_options(&mount.mount_options)?;
     let is_image = check_image(mount, propagation)?;
-    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(Error::unsupported("mounts.uidMappings", "mapped mounts are not supported yet"));
-    }
     if (mount.host_path.is_empty() && !is_image) || !mount.container_path.starts_with('/') {
         let reason = format!("{:?} on {:?}: both paths are needed", mount.host_path, mount.container_path);
         return Err(Error::invalid("mounts", reason));
@@ -261,12 +267,13 @@ mod tests {
             recursive_read_only: false,
             propagation: MountPropagation::PropagationPrivate,
             options: Vec::new(),
+            mapped: false,
         }
     }
 
     #[test]
     fn mounts_nearer_the_root_come_first_and_equals_keep_their_order() {
-        let list = wanted(&[resolved("/a/b/c"), resolved("/z"), resolved("/a")]);
+        let list = wanted(&[resolved("/a/b/c"), resolved("/z"), resolved("/a")], None);
         let order: Vec<_> = list.iter().map(|v| v["destination"].as_str().unwrap()).collect();
         assert_eq!(order, ["/z", "/a", "/a/b/c"]);
     }
@@ -285,6 +292,17 @@ mod tests {
         mount.propagation = MountPropagation::PropagationBidirectional;
         assert_eq!(rootfs_propagation(&[mount, resolved("/b")]), "shared");
         assert_eq!(rootfs_propagation(&[resolved("/a")]), "private");
+    }
+
+    #[test]
+    fn only_a_mount_that_asks_for_it_is_shown_as_the_pods_users() {
+        use crate::spec::user_namespace::IdRange;
+        let range = IdRange { inside: 0, on_node: 70_000, length: 10 };
+        let users = IdMappings { users: vec![range], groups: vec![range] };
+        let mapped = ResolvedMount { mapped: true, ..resolved("/a") };
+        let list = wanted(&[mapped, resolved("/b")], Some(&users));
+        assert_eq!(list[0]["gidMappings"], users.oci().1);
+        assert!(list[1].get("uidMappings").is_none());
     }
 
     #[test]

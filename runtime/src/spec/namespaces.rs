@@ -33,16 +33,44 @@ pub fn mode(number: i32, field: &'static str) -> Result<NamespaceMode, Error> {
     }
 }
 
-/// Refuses user namespaces, which are not built yet.
+/// The mode of a sandbox's or container's network or ipc, which a container has with its pod or with the node.
 ///
 /// # Errors
-/// When the pod asks for a user namespace of its own.
-pub fn refuse_user_namespaces(options: Option<&NamespaceOption>) -> Result<(), Error> {
-    let asked = options.and_then(|o| o.userns_options.as_ref());
-    match asked.filter(|userns| userns.mode != CriMode::Node as i32) {
-        Some(_) => Err(Error::unsupported("userns_options", "user namespaces are not supported yet")),
-        None => Ok(()),
+/// When it is another one.
+pub fn shared_mode(number: i32, field: &'static str) -> Result<NamespaceMode, Error> {
+    match mode(number, field)? {
+        NamespaceMode::Container => {
+            Err(Error::invalid(field, "is POD or NODE: the containers of a pod share it"))
+        }
+        shared @ (NamespaceMode::Pod | NamespaceMode::Node) => Ok(shared),
     }
+}
+
+/// Checks the modes of a container against its sandbox's. POD is what the pod has, which may be the node's; what the pod
+/// does not share with the node the container cannot.
+///
+/// # Errors
+/// When it asks for what it cannot have.
+pub fn check_container(options: &NamespaceOption, pod: &SandboxConfig) -> Result<(), Error> {
+    for (field, asked, of_pod) in [
+        ("namespace_options.network", options.network, pod.network),
+        ("namespace_options.ipc", options.ipc, pod.ipc),
+    ] {
+        if shared_mode(asked, field)? == NamespaceMode::Node && of_pod != NamespaceMode::Node {
+            return Err(Error::invalid(field, "NODE needs a sandbox in the node's namespace"));
+        }
+    }
+    if options.pid == CriMode::Node as i32 && pod.pid != NamespaceMode::Node {
+        let reason = "NODE needs a sandbox in the node's pid namespace";
+        return Err(Error::invalid("namespace_options.pid", reason));
+    }
+    if options.target_id.is_empty() == (options.pid == CriMode::Target as i32) {
+        return Err(Error::invalid(
+            "namespace_options.target_id",
+            "goes with the mode TARGET, and only with it",
+        ));
+    }
+    Ok(())
 }
 
 /// The namespaces of a sandbox's infra container: everything that the pod does not share with the node.
@@ -58,6 +86,9 @@ pub fn of_infra(config: &SandboxConfig) -> Vec<Value> {
     }
     if config.pid != NamespaceMode::Node {
         list.push(json!({"type": "pid"}));
+    }
+    if config.users.is_some() {
+        list.push(json!({"type": "user"}));
     }
     list
 }
@@ -83,13 +114,19 @@ pub fn of_container(config: &SandboxConfig, infra: i32, pid: PidNamespace, cgrou
     if cgroup_v2 {
         list.push(json!({"type": "cgroup"}));
     }
+    if config.users.is_some() {
+        list.push(joined("user", infra, "user"));
+    }
     list
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::container::tests::sandbox_config;
+    use crate::spec::{
+        container::tests::sandbox_config,
+        user_namespace::{IdMappings, IdRange},
+    };
 
     fn types(list: &[Value]) -> Vec<&str> {
         list.iter().map(|v| v["type"].as_str().unwrap()).collect()
@@ -127,15 +164,40 @@ mod tests {
     }
 
     #[test]
-    fn a_user_namespace_is_refused_in_words() {
-        let asked = NamespaceOption {
-            userns_options: Some(pintle_cri_api::v1::UserNamespace {
-                mode: CriMode::Pod as i32,
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        assert!(matches!(refuse_user_namespaces(Some(&asked)), Err(Error::Unsupported { .. })));
-        assert!(refuse_user_namespaces(None).is_ok());
+    fn the_user_namespace_is_the_infras_and_its_containers_join_it() {
+        let range = IdRange { inside: 0, on_node: 70_000, length: 10 };
+        let users = Some(IdMappings { users: vec![range], groups: vec![range] });
+        let config = SandboxConfig { users, ..sandbox_config() };
+        assert!(of_infra(&config).contains(&json!({"type": "user"})));
+        let joined = of_container(&config, 7, PidNamespace::Own, false);
+        assert!(joined.contains(&json!({"type": "user", "path": "/proc/7/ns/user"})));
+    }
+
+    #[test]
+    fn a_container_shares_what_its_pod_shares() {
+        let (own, node) = (sandbox_config(), CriMode::Node as i32);
+        let mut shared = sandbox_config();
+        (shared.network, shared.pid, shared.ipc) =
+            (NamespaceMode::Node, NamespaceMode::Node, NamespaceMode::Node);
+        let all = NamespaceOption { network: node, pid: node, ipc: node, ..Default::default() };
+        check_container(&all, &shared).unwrap();
+        check_container(&NamespaceOption::default(), &own).unwrap();
+        let target =
+            NamespaceOption { pid: CriMode::Target as i32, target_id: "t".to_owned(), ..Default::default() };
+        check_container(&target, &own).unwrap();
+        for (bad, field) in [
+            (NamespaceOption { network: node, ..Default::default() }, "network"),
+            (NamespaceOption { ipc: node, ..Default::default() }, "ipc"),
+            (NamespaceOption { pid: node, ..Default::default() }, "pid"),
+            (NamespaceOption { ipc: CriMode::Target as i32, ..Default::default() }, "ipc"),
+            (NamespaceOption { network: 9, ..Default::default() }, "network"),
+            (NamespaceOption { network: CriMode::Container as i32, ..Default::default() }, "network"),
+            (NamespaceOption { target_id: String::new(), ..target.clone() }, "target_id"),
+            (NamespaceOption { pid: CriMode::Pod as i32, ..target.clone() }, "target_id"),
+        ] {
+            let error = check_container(&bad, &own).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("namespace_options.{field}")), "{error}");
+        }
+        check_container(&NamespaceOption::default(), &shared).unwrap();
     }
 }

@@ -6,7 +6,7 @@ use pintle_cri_api::v1::{
     ContainerConfig, LinuxContainerSecurityContext, PodSandboxConfig, security_profile::ProfileType,
 };
 
-use super::{Error, bounds, cdi, mounts, namespaces, not_here, ports, seccomp};
+use super::{Error, bounds, cdi, mounts, not_here, ports, seccomp, sysctls, user_namespace};
 
 /// The longest host name that the kernel takes.
 const MAX_HOSTNAME: usize = 64;
@@ -20,11 +20,10 @@ pub fn sandbox(config: &PodSandboxConfig) -> Result<(), Error> {
     not_here::sandbox(config)?;
     let linux = config.linux.as_ref();
     let security = linux.and_then(|linux| linux.security_context.as_ref());
-    namespaces::refuse_user_namespaces(security.and_then(|s| s.namespace_options.as_ref()))?;
+    let options = security.and_then(|s| s.namespace_options.as_ref());
+    user_namespace::of_sandbox(options)?;
     security.map_or(Ok(()), seccomp::check_sandbox)?;
-    if linux.is_some_and(|linux| !linux.sysctls.is_empty()) {
-        return Err(Error::unsupported("sysctls", "not supported yet"));
-    }
+    linux.map_or(Ok(()), |linux| sysctls::of_pod(&linux.sysctls, options).map(drop))?;
     let parent = linux.map_or("", |linux| linux.cgroup_parent.as_str());
     if parent.split('/').any(|part| matches!(part, "." | "..")) || parent.contains(char::is_control) {
         return Err(Error::invalid(
@@ -64,7 +63,6 @@ pub fn container(config: &ContainerConfig) -> Result<(), Error> {
 }
 
 fn container_security(security: &LinuxContainerSecurityContext) -> Result<(), Error> {
-    namespaces::refuse_user_namespaces(security.namespace_options.as_ref())?;
     seccomp::of_container(security)?;
     let apparmor = security.apparmor.as_ref();
     let localhost = apparmor.is_some_and(|p| p.profile_type == ProfileType::Localhost as i32);
@@ -72,12 +70,6 @@ fn container_security(security: &LinuxContainerSecurityContext) -> Result<(), Er
         return Err(Error::unsupported("apparmor", "AppArmor profiles are not supported yet"));
     }
     let selinux = security.selinux_options.as_ref();
-    if security.masked_paths.is_empty() != security.readonly_paths.is_empty() {
-        // Nobody who fills one of them means the default by an empty other one, and "none" cannot be told from it.
-        let reason =
-            "one of masked_paths and readonly_paths is empty; give both, or neither for the usual ones";
-        return Err(Error::invalid("masked_paths", reason));
-    }
     if selinux.is_some_and(|o| [&o.user, &o.role, &o.r#type, &o.level].iter().any(|part| !part.is_empty())) {
         return Err(Error::unsupported("selinux_options", "SELinux labels are not supported yet"));
     }
@@ -86,9 +78,7 @@ fn container_security(security: &LinuxContainerSecurityContext) -> Result<(), Er
 
 #[cfg(test)]
 mod tests {
-    use pintle_cri_api::v1::{
-        ContainerMetadata, ImageSpec, LinuxContainerConfig, LinuxPodSandboxConfig, PodSandboxMetadata,
-    };
+    use pintle_cri_api::v1::{ContainerMetadata, ImageSpec, LinuxPodSandboxConfig, PodSandboxMetadata};
 
     use super::*;
 
@@ -110,24 +100,6 @@ mod tests {
     fn a_plain_container_and_sandbox_pass() {
         container(&good()).unwrap();
         sandbox(&pod()).unwrap();
-    }
-
-    #[test]
-    fn unmasked_paths_are_never_silently_the_usual_ones() {
-        let with = |masked: &[&str], readonly: &[&str]| {
-            let owned = |paths: &[&str]| paths.iter().map(ToString::to_string).collect();
-            let security_context = Some(LinuxContainerSecurityContext {
-                masked_paths: owned(masked),
-                readonly_paths: owned(readonly),
-                ..Default::default()
-            });
-            let linux = Some(LinuxContainerConfig { security_context, ..Default::default() });
-            container(&ContainerConfig { linux, ..good() })
-        };
-        with(&[], &[]).unwrap();
-        with(&["/proc/kcore"], &["/proc/sys"]).unwrap();
-        assert!(with(&[], &["/proc/sys"]).is_err());
-        assert!(with(&["/proc/kcore"], &[]).is_err());
     }
 
     #[test]
@@ -153,9 +125,17 @@ mod tests {
     }
 
     #[test]
-    fn sysctls_are_refused_in_words() {
-        let sysctls = [("kernel.shm_rmid_forced".to_owned(), "1".to_owned())].into();
-        let linux = Some(LinuxPodSandboxConfig { sysctls, ..Default::default() });
-        assert!(matches!(sandbox(&PodSandboxConfig { linux, ..pod() }), Err(Error::Unsupported { .. })));
+    fn a_kernel_parameter_of_the_node_is_refused_and_one_of_the_pod_is_not() {
+        let with = |name: &str, value: &str| {
+            let sysctls = [(name.to_owned(), value.to_owned())].into();
+            let linux = Some(LinuxPodSandboxConfig { sysctls, ..Default::default() });
+            sandbox(&PodSandboxConfig { linux, ..pod() })
+        };
+        with("kernel.shm_rmid_forced", "1").unwrap();
+        for (name, value) in
+            [("kernel.panic", "1"), ("net.core.somaxconn", ""), ("net.core.somaxconn", "1\n")]
+        {
+            assert!(matches!(with(name, value), Err(Error::Invalid { .. })), "{name}");
+        }
     }
 }

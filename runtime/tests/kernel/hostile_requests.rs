@@ -79,7 +79,7 @@ fn pods() -> Vec<Row<Pod>> {
         (|c| dns(c, &["one.one.one.one"], 0), Invalid, "dns_config.servers"),
         (|c| dns(c, &["1.1.1.1\noptions x"], 0), Invalid, "dns_config"),
         (|c| dns(c, &[], 33), Invalid, "dns_config.options"),
-        (|c| drop(linux(c).sysctls.insert("kernel.panic".to_owned(), "1".to_owned())), NotYet, "sysctls"),
+        (|c| drop(linux(c).sysctls.insert("kernel.panic".to_owned(), "1".to_owned())), Invalid, "sysctls"),
         (|c| linux(c).cgroup_parent = "/a/../../b".to_owned(), Invalid, "cgroup_parent"),
         (|c| linux(c).cgroup_parent = format!("/{}", text(256)), Invalid, "cgroup_parent"),
         (
@@ -94,7 +94,7 @@ fn pods() -> Vec<Row<Pod>> {
         ),
         (|c| namespaces(c).network = 99, Invalid, "namespace_options.network"),
         (|c| namespaces(c).ipc = cri::NamespaceMode::Target.into(), Invalid, "namespace_options.ipc"),
-        (|c| namespaces(c).userns_options = Some(cri::UserNamespace::default()), NotYet, "userns_options"),
+        (|c| namespaces(c).userns_options = Some(cri::UserNamespace::default()), Invalid, "userns_options"),
     ]
 }
 
@@ -185,15 +185,7 @@ fn places() -> Vec<Row<Container>> {
         (|c| device(c, "/dev/null", "x", "rw"), Invalid, "devices.container_path"),
         (|c| device(c, "/dev/null", "/dev/../x", "rw"), Invalid, "devices.container_path"),
         (|c| c.cdi_devices.push(cri::CdiDevice { name: "a/b=c".to_owned() }), Invalid, "CDI"),
-        (|c| security(c).masked_paths.push("/proc/kcore".to_owned()), Invalid, "masked_paths"),
-        (
-            |c| {
-                security(c).masked_paths.push("proc/kcore".to_owned());
-                security(c).readonly_paths.push("/proc/sys".to_owned());
-            },
-            Invalid,
-            "masked_paths",
-        ),
+        (|c| security(c).masked_paths.push("proc/kcore".to_owned()), Invalid, "masked_paths"),
     ]
 }
 

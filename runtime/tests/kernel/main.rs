@@ -23,5 +23,7 @@ mod isolation;
 mod mounts;
 mod pods;
 mod resources;
+mod security;
 mod socket;
 mod streaming;
+mod user_namespaces;

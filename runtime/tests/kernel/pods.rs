@@ -155,7 +155,7 @@ fn a_pod_that_cannot_be_made_leaves_nothing_and_says_why() {
             security.namespace_options.as_mut().unwrap().userns_options = Some(cri::UserNamespace::default());
         });
         let error = userns.await.unwrap_err();
-        assert!(error.message().contains("user namespaces"), "{error}");
+        assert!(error.message().contains("userns_options"), "{error}");
         let handler = cri::RunPodSandboxRequest { runtime_handler: "kata".to_owned(), ..Default::default() };
         assert!(node.engine().run_pod_sandbox(handler).await.is_err());
         node

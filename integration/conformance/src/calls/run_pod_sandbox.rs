@@ -188,7 +188,6 @@ fn bad_requests() -> Vec<Case> {
                 config.linux.get_or_insert_default().sysctls = labels(&[("vm.swappiness", "10")]);
                 fails(run.try_pod(config).await).map(drop)
             },
-        )
-        .not_yet(),
+        ),
     ]
 }

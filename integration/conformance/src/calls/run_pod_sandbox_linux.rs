@@ -49,8 +49,7 @@ pub(super) fn cases() -> Vec<Case> {
             let script = "cat /proc/sys/net/ipv4/ip_local_port_range /proc/sys/kernel/shmmni";
             let text = pod.prints(script, |_| {}).await?;
             same("the values", text.split_whitespace().collect::<Vec<_>>(), vec!["3000", "4000", "777"])
-        })
-        .not_yet(),
+        }),
         case(
             "containers live below the pod's cgroup",
             "cgroup_parent is the parent of the sandbox, in cgroupfs style",
