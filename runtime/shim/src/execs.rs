@@ -46,6 +46,8 @@ pub(crate) struct Exec {
     tracking: Option<PathBuf>,
     /// The group of the helper that calls an external runtime.
     helper_group: Option<PathBuf>,
+    /// It was killed before that helper could name the process, which may have run already.
+    killed_unnamed: bool,
     /// When setting up takes too long.
     setup_deadline: Option<Instant>,
     /// When the program takes too long.
@@ -181,6 +183,7 @@ impl Supervisor {
             first_stage,
             tracking,
             helper_group,
+            killed_unnamed: false,
             setup_deadline: Some(now + self.settings.helper_timeout),
             deadline: wanted.timeout_ms.map(|timeout| now + Duration::from_millis(timeout)),
             timed_out: false,
@@ -263,6 +266,9 @@ impl Supervisor {
             (Some(reason), _, _) => failure(ErrorCode::ExecFailed, reason),
             (None, Some(reason), _) => failure(ErrorCode::Internal, format!("exec: {reason}")),
             (None, None, Some(ended)) => Ok(Answer::ExecDone { exit_code: ended.code, timed_out: false }),
+            (None, None, None) if exec.killed_unnamed => {
+                Ok(Answer::ExecDone { exit_code: 128 + libc::SIGKILL, timed_out: false })
+            }
             (None, None, None) => failure(ErrorCode::Internal, "exec: ended before there was a process"),
         };
         let groups = exec.tracking.into_iter().chain(exec.helper_group);
@@ -303,7 +309,8 @@ impl Supervisor {
     }
 
     fn kill_exec(&mut self, at: usize) {
-        let exec = &self.execs[at];
+        let exec = &mut self.execs[at];
+        exec.killed_unnamed |= exec.helper_group.is_some() && exec.process.is_none();
         for directory in exec.tracking.iter().chain(&exec.helper_group) {
             cgroup::kill_tree(directory);
         }
