@@ -126,16 +126,13 @@ fn legacy_memory(
     host: &HostFacts,
 ) -> Vec<Write> {
     let (old, new) = (before.memory_limit_in_bytes, after.memory_limit_in_bytes);
-    let (old_swap, new_swap) = (before.memory_swap_limit_in_bytes, after.memory_swap_limit_in_bytes);
+    let (old_swap, new_swap) = (resources::with_swap(before), resources::with_swap(after));
     let mut list = Vec::new();
     if new != old {
         list.push(("memory.limit_in_bytes".to_owned(), new.to_string()));
     }
-    // No memory limit takes no swap limit along.
-    let lifted = new < 0 && old_swap > 0 && new_swap <= 0;
-    if host.swap_limits && (new_swap != old_swap || lifted) {
-        let swap = if new < 0 { -1 } else { new_swap };
-        list.push(("memory.memsw.limit_in_bytes".to_owned(), swap.to_string()));
+    if host.swap_limits && new_swap != old_swap {
+        list.push(("memory.memsw.limit_in_bytes".to_owned(), new_swap.to_string()));
     }
     let rises = old > 0 && (new < 0 || new > old);
     if rises || new_swap < 0 {
@@ -198,11 +195,16 @@ pub fn of_pod(
         }
         none => none,
     };
+    let memory = sum(|limits| limits.memory_limit_in_bytes);
     let mut limits = LinuxContainerResources {
         cpu_quota: quota,
         cpu_shares: sum(|limits| limits.cpu_shares).min(resources::CPU_SHARES.1),
-        memory_limit_in_bytes: sum(|limits| limits.memory_limit_in_bytes),
-        memory_swap_limit_in_bytes: sum(|limits| limits.memory_swap_limit_in_bytes),
+        memory_limit_in_bytes: memory,
+        // Its containers may swap each as it is allowed to.
+        memory_swap_limit_in_bytes: match sum(|limits| limits.memory_swap_limit_in_bytes) {
+            0 if memory > 0 => -1,
+            swap => swap,
+        },
         oom_score_adj: 0,
         ..resources.clone()
     };
@@ -264,6 +266,10 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(files(&changed(&small, &lifted, &v1())), [SWAP, MEMORY]);
+        // Where nothing is said of swap it goes with the memory.
+        let (small, large) = (memory(16, 0), memory(64, 0));
+        assert_eq!(changed(&small, &large, &v1())[0], (SWAP.to_owned(), (64 << 20).to_string()));
+        assert_eq!(files(&changed(&large, &small, &v1())), [MEMORY, SWAP]);
     }
 
     #[test]

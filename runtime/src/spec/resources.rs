@@ -36,7 +36,7 @@ pub fn oci(wanted: &LinuxContainerResources, host: &HostFacts) -> Result<Map<Str
             unified.entry("memory.swap.max").or_insert_with(|| json!(swap));
         }
     } else {
-        let swap = wanted.memory_swap_limit_in_bytes;
+        let swap = with_swap(wanted);
         put(&mut memory, "swap", swap != 0 && host.swap_limits && limit != 0, json!(swap));
     }
     let by_library = host.cgroup_v2 || host.hugetlb == Hugetlb::Legacy;
@@ -53,9 +53,18 @@ pub fn oci(wanted: &LinuxContainerResources, host: &HostFacts) -> Result<Map<Str
     Ok(all)
 }
 
+/// The limit on memory and swap together. Where nothing is said it is that on memory: nobody swaps who was not allowed to, as
+/// with other runtimes.
+pub(super) fn with_swap(wanted: &LinuxContainerResources) -> i64 {
+    match wanted.memory_swap_limit_in_bytes {
+        0 => wanted.memory_limit_in_bytes,
+        swap => swap,
+    }
+}
+
 /// What `memory.swap.max` of cgroup v2 is to be, where CRI counts memory and swap together; nothing: it stays.
 pub(super) fn swap_alone(wanted: &LinuxContainerResources, host: &HostFacts) -> Option<String> {
-    let (limit, swap) = (wanted.memory_limit_in_bytes, wanted.memory_swap_limit_in_bytes);
+    let (limit, swap) = (wanted.memory_limit_in_bytes, with_swap(wanted));
     match (swap, host.swap_limits) {
         (0, _) | (_, false) => None,
         (..0, true) => Some("max".to_owned()),
@@ -216,6 +225,13 @@ mod tests {
         assert_eq!(new["cpu"], json!({"period": 100_000, "quota": 50_000}));
         assert_eq!(new["memory"], json!({"limit": 1 << 26}));
         assert_eq!(new["unified"], json!({"cpu.weight": "100", "memory.swap.max": (1 << 26).to_string()}));
+    }
+
+    #[test]
+    fn who_has_a_memory_limit_and_no_word_on_swap_does_not_swap() {
+        let silent = LinuxContainerResources { memory_swap_limit_in_bytes: 0, ..wanted() };
+        assert_eq!(oci(&silent, &v1()).unwrap()["memory"], json!({"limit": 1 << 26, "swap": 1 << 26}));
+        assert_eq!(oci(&silent, &v2()).unwrap()["unified"]["memory.swap.max"], "0");
     }
 
     #[test]

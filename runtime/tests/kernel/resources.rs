@@ -75,6 +75,11 @@ fn memory_and_swap_are_raised_and_lowered_while_it_runs_and_told_also_by_a_new_e
             assert_eq!(found, (swap * MIB).to_string());
         };
         check(32, 32);
+        let silent = limited(&node, &pod, "silent", memory(32, 0)).await.unwrap();
+        update(&node, &silent, memory(64, 0)).await.unwrap();
+        let (of_silent, none) = (cgroup_of(&node, &silent).await, if is_v2() { 0 } else { 64 * MIB });
+        let found = file(&of_silent, "memory.memsw.limit_in_bytes", "memory.swap.max");
+        assert_eq!(found, none.to_string(), "who says nothing of swap has none");
         // Before it is started, up; then running, further up, down, and only one of the two.
         update(&node, &id, memory(64, 64)).await.unwrap();
         check(64, 64);
