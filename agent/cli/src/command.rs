@@ -3,7 +3,7 @@
 //! In: a [`Command`] and the global flags. Out: the exit code of the verb. A binary with more commands flattens
 //! [`Command`] into its own enum; [`Cli`] is the parser when there are no others.
 
-use std::{io::Write, process::ExitCode};
+use std::{io::Write, pin::Pin, process::ExitCode};
 
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -72,6 +72,27 @@ pub enum Command {
     Inspectp(verbs::inspectp::InspectpArgs),
     /// Show everything about images
     Inspecti(verbs::inspecti::InspectiArgs),
+    /// Show what containers use
+    Stats(verbs::stats::StatsArgs),
+    /// Show what pods use
+    Statsp(verbs::statsp::StatspArgs),
+    /// Show the metrics of pods and containers
+    Metricsp(verbs::metricsp::MetricspArgs),
+    /// Show which metrics there are
+    Metricdescs(verbs::metricdescs::MetricdescsArgs),
+    /// Follow what happens to pods and containers
+    #[command(visible_alias = "event")]
+    Events(verbs::events::EventsArgs),
+    /// Change the limits of containers
+    Update(verbs::update::UpdateArgs),
+    /// Write containers to files
+    Checkpoint(verbs::checkpoint::CheckpointArgs),
+    /// Show what images and writable layers occupy
+    Imagefsinfo(verbs::imagefsinfo::ImagefsinfoArgs),
+    /// Show the runtime's configuration
+    RuntimeConfig(verbs::runtime_config::RuntimeConfigArgs),
+    /// Change the runtime's configuration
+    UpdateRuntimeConfig(verbs::update_runtime_config::UpdateRuntimeConfigArgs),
     /// Show the runtime's status
     Info(verbs::info::InfoArgs),
     /// Show the runtime's version
@@ -109,35 +130,55 @@ pub fn completion(shell: Shell, command: &mut clap::Command, out: &mut dyn Write
     Ok(())
 }
 
-async fn dispatch(command: Command, session: &Session, io: &mut Io<'_>) -> Result<ExitCode, CliError> {
-    let done = match command {
-        Command::Pods(args) => verbs::pods::run(args, session, io).await,
-        Command::Ps(args) => verbs::ps::run(args, session, io).await,
-        Command::Images(args) => verbs::images::run(args, session, io).await,
-        Command::Pull(args) => verbs::pull::run(args, session, io).await,
-        Command::Import(args) => verbs::import::run(args, session, io).await,
-        Command::Export(args) => verbs::export::run(args, session, io).await,
-        Command::Rmi(args) => verbs::rmi::run(args, session, io).await,
-        Command::Runp(args) => verbs::runp::run(args, session, io).await,
-        Command::Stopp(args) => verbs::stopp::run(args, session, io).await,
-        Command::Rmp(args) => verbs::rmp::run(args, session, io).await,
-        Command::Create(args) => verbs::create::run(args, session, io).await,
-        Command::Start(args) => verbs::start::run(args, session, io).await,
-        Command::Stop(args) => verbs::stop::run(args, session, io).await,
-        Command::Rm(args) => verbs::rm::run(args, session, io).await,
-        Command::Exec(args) => return verbs::exec::run(args, session, io).await,
-        Command::Attach(args) => return verbs::attach::run(args, session, io).await,
-        Command::PortForward(args) => return verbs::port_forward::run(args, session, io).await,
-        Command::Logs(args) => verbs::logs::run(args, session, io).await,
-        Command::Inspect(args) => verbs::inspect::run(args, session, io).await,
-        Command::Inspectp(args) => verbs::inspectp::run(args, session, io).await,
-        Command::Inspecti(args) => verbs::inspecti::run(args, session, io).await,
-        Command::Info(args) => verbs::info::run(args, session, io).await,
-        Command::Version(args) => verbs::version::run(args, session, io).await,
-        Command::Get(args) => verbs::get::run(args, session, io).await,
-        Command::Completion(args) => completion(args.shell, &mut Cli::command(), &mut io.out),
-    };
-    done.map(|()| ExitCode::SUCCESS)
+/// A verb on its way. It is on the heap: the stack would have to hold the largest of them several times over.
+type Running<'a> = Pin<Box<dyn Future<Output = Result<ExitCode, CliError>> + 'a>>;
+
+/// Begins a verb.
+fn dispatch<'a>(command: Command, session: &'a Session, io: &'a mut Io<'_>) -> Running<'a> {
+    match command {
+        Command::Pods(args) => done(verbs::pods::run(args, session, io)),
+        Command::Ps(args) => done(verbs::ps::run(args, session, io)),
+        Command::Images(args) => done(verbs::images::run(args, session, io)),
+        Command::Pull(args) => done(verbs::pull::run(args, session, io)),
+        Command::Import(args) => done(verbs::import::run(args, session, io)),
+        Command::Export(args) => done(verbs::export::run(args, session, io)),
+        Command::Rmi(args) => done(verbs::rmi::run(args, session, io)),
+        Command::Runp(args) => done(verbs::runp::run(args, session, io)),
+        Command::Stopp(args) => done(verbs::stopp::run(args, session, io)),
+        Command::Rmp(args) => done(verbs::rmp::run(args, session, io)),
+        Command::Create(args) => done(verbs::create::run(args, session, io)),
+        Command::Start(args) => done(verbs::start::run(args, session, io)),
+        Command::Stop(args) => done(verbs::stop::run(args, session, io)),
+        Command::Rm(args) => done(verbs::rm::run(args, session, io)),
+        Command::Logs(args) => done(verbs::logs::run(args, session, io)),
+        Command::Inspect(args) => done(verbs::inspect::run(args, session, io)),
+        Command::Inspectp(args) => done(verbs::inspectp::run(args, session, io)),
+        Command::Inspecti(args) => done(verbs::inspecti::run(args, session, io)),
+        Command::Stats(args) => done(verbs::stats::run(args, session, io)),
+        Command::Statsp(args) => done(verbs::statsp::run(args, session, io)),
+        Command::Metricsp(args) => done(verbs::metricsp::run(args, session, io)),
+        Command::Metricdescs(args) => done(verbs::metricdescs::run(args, session, io)),
+        Command::Events(args) => done(verbs::events::run(args, session, io)),
+        Command::Update(args) => done(verbs::update::run(args, session, io)),
+        Command::Checkpoint(args) => done(verbs::checkpoint::run(args, session, io)),
+        Command::Imagefsinfo(args) => done(verbs::imagefsinfo::run(args, session, io)),
+        Command::RuntimeConfig(args) => done(verbs::runtime_config::run(args, session, io)),
+        Command::UpdateRuntimeConfig(args) => done(verbs::update_runtime_config::run(args, session, io)),
+        Command::Info(args) => done(verbs::info::run(args, session, io)),
+        Command::Version(args) => done(verbs::version::run(args, session, io)),
+        Command::Get(args) => done(verbs::get::run(args, session, io)),
+        Command::Exec(args) => Box::pin(verbs::exec::run(args, session, io)),
+        Command::Attach(args) => Box::pin(verbs::attach::run(args, session, io)),
+        Command::PortForward(args) => Box::pin(verbs::port_forward::run(args, session, io)),
+        Command::Completion(args) => {
+            done(async move { completion(args.shell, &mut Cli::command(), &mut io.out) })
+        }
+    }
+}
+
+/// A verb that has no exit code of its own.
+fn done<'a>(verb: impl Future<Output = Result<(), CliError>> + 'a) -> Running<'a> {
+    Box::pin(async move { verb.await.map(|()| ExitCode::SUCCESS) })
 }
 
 #[cfg(test)]

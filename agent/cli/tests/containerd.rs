@@ -46,6 +46,8 @@ async fn a_pod_lives_and_dies_through_our_verbs() {
     let container = containerd.ok(&["create", &pod, &container_file, &pod_file]).await;
     assert_eq!(containerd.ok(&["start", &container[..12]]).await, container);
     running(&containerd, &pod, &container).await;
+    used(&containerd, &pod, &container).await;
+    updated(&containerd, &container).await;
     exec(&containerd).await;
     logs(&containerd).await;
     inspect(&containerd, &pod, &container).await;
@@ -78,6 +80,60 @@ async fn running(containerd: &Containerd, pod: &str, container: &str) {
     assert_eq!(containerd.ok(&["ps", "-q", "--state", "exited"]).await, "");
     assert_eq!(containerd.ok(&["pods", "-q", "--label", "app=web", "--state", "ready"]).await, pod);
     assert_eq!(containerd.ok(&["pods", "-q", "--label", "app=db"]).await, "");
+}
+
+async fn used(containerd: &Containerd, pod: &str, container: &str) {
+    let table = containerd.ok(&["stats", "--seconds", "1"]).await;
+    let mut lines = table.lines();
+    let header: Vec<&str> =
+        lines.next().unwrap().split("  ").map(str::trim).filter(|w| !w.is_empty()).collect();
+    assert_eq!(header, ["CONTAINER", "NAME", "CPU %", "MEM", "DISK", "INODES", "SWAP"]);
+    let row: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
+    assert_eq!(row[..2], [&container[..13], "main"]);
+    assert!(row[2].parse::<f64>().unwrap() < 100.0 && row[3].ends_with('B'), "{table}");
+    for args in [
+        &["main"][..],
+        &["--id", &container[..10]],
+        &["-p", "web"],
+        &["--label", "io.kubernetes.pod.name=web"],
+    ] {
+        let list = containerd.ok(&[&["stats", "-o", "json"], args].concat()).await;
+        let list: Value = serde_json::from_str(&list).unwrap();
+        assert_eq!(list["stats"][0]["attributes"]["id"], container, "{args:?}");
+        assert!(list["stats"][0]["cpu"]["usageCoreNanoSeconds"]["value"].is_string(), "{list}");
+    }
+    let none: Value =
+        serde_json::from_str(&containerd.ok(&["stats", "-o", "json", "--label", "app=db"]).await).unwrap();
+    assert!(none["stats"].as_array().is_none_or(Vec::is_empty), "{none}");
+    let pods = containerd.ok(&["statsp", "-s", "1"]).await;
+    assert!(pods.contains("web") && pods.contains(&pod[..13]), "{pods}");
+    let yaml = containerd.ok(&["statsp", "-o", "yaml", pod]).await;
+    assert!(yaml.contains(&format!("id: {pod}")), "{yaml}");
+    let info: Value = serde_json::from_str(&containerd.ok(&["imagefsinfo"]).await).unwrap();
+    assert!(
+        info["status"]["imageFilesystems"][0]["fsId"]["mountpoint"].as_str().unwrap().contains("native"),
+        "{info}"
+    );
+    assert!(containerd.ok(&["imagefsinfo", "-o", "table"]).await.contains("images"));
+}
+
+async fn updated(containerd: &Containerd, container: &str) {
+    assert_eq!(
+        containerd.ok(&["update", "--cpu-share", "512", "--memory", "67108864", "main"]).await,
+        container
+    );
+    let cgroup = format!("{}/{container}", containerd.cgroup);
+    let read = |v1: &str, v2: &str| {
+        let controller = v1.split('.').next().unwrap();
+        let path = format!("/sys/fs/cgroup/{controller}{cgroup}/{v1}");
+        let text = std::fs::read_to_string(path)
+            .or_else(|_| std::fs::read_to_string(format!("/sys/fs/cgroup{cgroup}/{v2}")));
+        text.unwrap().trim().to_owned()
+    };
+    assert_eq!(read("memory.limit_in_bytes", "memory.max"), "67108864");
+    assert!(["512", "20", "59"].contains(&read("cpu.shares", "cpu.weight").as_str()));
+    let refused = containerd.pintle(&["update", "--memory", "67108864", "nobody"]).await.unwrap_err();
+    assert!(matches!(refused, CliError::NotFound { .. }), "{refused:?}");
 }
 
 async fn exec(containerd: &Containerd) {
@@ -153,6 +209,14 @@ async fn a_foreign_runtime_says_what_it_is_and_what_it_cannot_do() {
     let info: Value = serde_json::from_str(&containerd.ok(&["info"]).await).unwrap();
     let conditions = info["status"]["conditions"].as_array().unwrap();
     assert!(conditions.iter().any(|condition| condition["type"] == "RuntimeReady"), "{info}");
+    containerd.ok(&["update-runtime-config", "--pod-cidr", "10.99.0.0/24"]).await;
+    // Calls that this containerd is too old for say so, whatever it answers to the others.
+    for verb in [&["metricdescs"][..], &["metricsp"], &["runtime-config"]] {
+        match containerd.pintle(verb).await {
+            Ok(ran) => drop(serde_json::from_str::<Value>(&ran.out).unwrap()),
+            Err(error) => assert!(is_unimplemented(&error), "{verb:?}: {}", error.report()),
+        }
+    }
     let archive = containerd.write("empty.tar", "");
     for args in [&["import", &archive][..], &["get", "pods"]] {
         let error = containerd.pintle(args).await.unwrap_err();
@@ -166,4 +230,8 @@ async fn a_foreign_runtime_says_what_it_is_and_what_it_cannot_do() {
         let report = containerd.pintle(args).await.unwrap_err().report();
         assert!(report.contains(hint), "{report}");
     }
+}
+
+fn is_unimplemented(error: &CliError) -> bool {
+    matches!(error, CliError::Call { code: tonic::Code::Unimplemented, .. })
 }

@@ -297,6 +297,18 @@ impl ImageStore {
         Ok(self.store.snapshots())
     }
 
+    /// The directory that holds what was written to a snapshot, whether there is one or not.
+    #[must_use]
+    pub fn writable_layer(&self, key: &str) -> PathBuf {
+        self.store.writable_layer(key)
+    }
+
+    /// Directories on the file systems that hold the images and the writable layers.
+    #[must_use]
+    pub fn mountpoints(&self) -> (PathBuf, PathBuf) {
+        self.store.mountpoints()
+    }
+
     /// Whether a pull or import runs, whose blobs and layers have no name yet.
     pub fn is_busy(&self) -> bool {
         self.store.is_busy()

@@ -47,6 +47,10 @@ impl Snapshots {
         self.dir.join(key).join("rootfs")
     }
 
+    pub(crate) fn upper(&self, key: &str) -> PathBuf {
+        self.dir.join(key).join("upper")
+    }
+
     /// Makes the directories of a new snapshot, complete or not at all.
     pub(crate) fn create(&self, key: &str, record: &Record, layers: &Layers) -> Result<(), Error> {
         let staging = self.temporary();

@@ -280,8 +280,16 @@ impl Store {
         self.state().leases.keys().cloned().collect()
     }
 
+    pub(crate) fn writable_layer(&self, key: &str) -> std::path::PathBuf {
+        self.snapshots.upper(key)
+    }
+
+    pub(crate) fn mountpoints(&self) -> (std::path::PathBuf, std::path::PathBuf) {
+        (self.root.join("images"), self.root.join("snapshots"))
+    }
+
     pub(crate) fn fs_usage(&self) -> Result<FsUsage, Error> {
-        let mut usage = FsUsage { mountpoint: self.root.join("images"), bytes: 0, inodes: 0 };
+        let mut usage = FsUsage { mountpoint: self.mountpoints().0, bytes: 0, inodes: 0 };
         for (_, size) in self.content.list()? {
             usage.bytes += size.next_multiple_of(4096);
             usage.inodes += 1;

@@ -8,7 +8,7 @@ use pintle_cri_api::v1 as cri;
 use super::stream::{self, Streamed};
 use crate::{
     Engine, Error, Result,
-    engine::{host, images, stats},
+    engine::{images, stats},
     spec::bounds,
 };
 
@@ -65,17 +65,7 @@ pub(super) async fn remove(
 }
 
 pub(super) async fn fs_info(engine: &Engine) -> Result<cri::ImageFsInfoResponse> {
-    let (mountpoint, bytes, inodes) = stats::image_fs(&engine.arc()?).await?;
-    let usage = cri::FilesystemUsage {
-        timestamp: host::now(),
-        fs_id: Some(cri::FilesystemIdentifier { mountpoint: mountpoint.to_string_lossy().into_owned() }),
-        used_bytes: Some(cri::UInt64Value { value: bytes }),
-        inodes_used: Some(cri::UInt64Value { value: inodes }),
-    };
-    Ok(cri::ImageFsInfoResponse {
-        image_filesystems: vec![usage.clone()],
-        container_filesystems: vec![usage],
-    })
+    stats::file_systems(&engine.arc()?).await
 }
 
 /// The image that is asked for, within bounds.

@@ -1,4 +1,4 @@
-//! `runtime.v1.RuntimeService` on the engine: every call of CRI, each a line; what is not built yet says so.
+//! `runtime.v1.RuntimeService` on the engine: every call of CRI, each a line.
 
 use pintle_cri_api::v1::{self as cri, runtime_service_server::RuntimeService};
 use tonic::{Request, Status};
@@ -7,11 +7,6 @@ use super::{
     Reply, attach, containers, events, exec, node, port_forward, reply, sandboxes, stats, stream::Streamed,
 };
 use crate::Engine;
-
-/// The answer to a call that is not built yet.
-fn not_yet<T>(call: &str) -> Reply<T> {
-    Err(Status::unimplemented(format!("{call} is not supported by this version of pintle")))
-}
 
 #[tonic::async_trait]
 impl RuntimeService for Engine {
@@ -193,21 +188,25 @@ impl RuntimeService for Engine {
         &self,
         _: Request<cri::CheckpointContainerRequest>,
     ) -> Reply<cri::CheckpointContainerResponse> {
-        not_yet("CheckpointContainer")
+        Err(Status::unimplemented(
+            "CheckpointContainer: a container cannot be written to a file yet; it takes CRIU on the node, a supervisor that \
+             can hand a process tree with its terminals and log pipes to it and take one back, and a kernel with \
+             CONFIG_CHECKPOINT_RESTORE",
+        ))
     }
 
     async fn list_metric_descriptors(
         &self,
         _: Request<cri::ListMetricDescriptorsRequest>,
     ) -> Reply<cri::ListMetricDescriptorsResponse> {
-        not_yet("ListMetricDescriptors")
+        reply(stats::descriptors(self).await)
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<cri::ListPodSandboxMetricsRequest>,
     ) -> Reply<cri::ListPodSandboxMetricsResponse> {
-        not_yet("ListPodSandboxMetrics")
+        reply(stats::metrics(self).await)
     }
 
     async fn update_pod_sandbox_resources(
@@ -233,22 +232,22 @@ impl RuntimeService for Engine {
 
     async fn stream_container_stats(
         &self,
-        _: Request<cri::StreamContainerStatsRequest>,
+        request: Request<cri::StreamContainerStatsRequest>,
     ) -> Reply<Self::StreamContainerStatsStream> {
-        not_yet("StreamContainerStats")
+        reply(stats::stream_containers(self, request.into_inner()))
     }
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<cri::StreamPodSandboxStatsRequest>,
+        request: Request<cri::StreamPodSandboxStatsRequest>,
     ) -> Reply<Self::StreamPodSandboxStatsStream> {
-        not_yet("StreamPodSandboxStats")
+        reply(stats::stream_sandboxes(self, request.into_inner()))
     }
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<cri::StreamPodSandboxMetricsRequest>,
     ) -> Reply<Self::StreamPodSandboxMetricsStream> {
-        not_yet("StreamPodSandboxMetrics")
+        reply(stats::stream_metrics(self))
     }
 }

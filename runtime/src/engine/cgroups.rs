@@ -33,6 +33,8 @@ struct Hierarchy {
     cpuset: bool,
     /// v1 with the controller of huge pages.
     hugetlb: bool,
+    /// v1: the controllers, among the mount's other options.
+    options: Vec<String>,
 }
 
 /// The node's cgroup hierarchies.
@@ -138,6 +140,20 @@ impl Cgroups {
     #[must_use]
     pub fn file(&self, cgroup: &str, file: &str) -> Option<PathBuf> {
         self.dirs(cgroup).map(|dir| dir.join(file)).find(|path| path.exists())
+    }
+
+    /// The directory of a group in the hierarchy of a controller: on v1 the controller's own, else the unified one.
+    #[must_use]
+    pub(crate) fn controller_dir(&self, controller: &str, cgroup: &str) -> Option<PathBuf> {
+        let own = self.hierarchies.iter().find(|h| h.options.iter().any(|option| option == controller));
+        own.map(|h| h.mount.join(cgroup.trim_matches('/'))).or_else(|| self.unified_dir(cgroup))
+    }
+
+    /// The directory of a group in the unified hierarchy, if there is one.
+    #[must_use]
+    pub(crate) fn unified_dir(&self, cgroup: &str) -> Option<PathBuf> {
+        let unified = self.hierarchies.iter().find(|h| h.unified);
+        unified.map(|h| h.mount.join(cgroup.trim_matches('/')))
     }
 
     /// Makes a group and those above it, with every controller handed down.
@@ -267,7 +283,9 @@ fn parse_mount(line: &str) -> Option<Hierarchy> {
     let named = options.split(',').any(|option| option.starts_with("name="));
     let cpuset = options.split(',').any(|option| option == "cpuset");
     let hugetlb = options.split(',').any(|option| option == "hugetlb");
-    (unified || kind == "cgroup").then_some(Hierarchy { mount, unified, named, cpuset, hugetlb })
+    let own = if unified { "" } else { options };
+    let options = own.split(',').map(str::to_owned).collect();
+    (unified || kind == "cgroup").then_some(Hierarchy { mount, unified, named, cpuset, hugetlb, options })
 }
 
 fn make_dir(dir: &Path) -> Result<()> {

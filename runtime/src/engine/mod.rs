@@ -29,6 +29,7 @@ pub mod launch;
 pub mod layout;
 pub mod lifecycle;
 pub mod lookups;
+mod metrics;
 mod missed;
 pub mod program;
 pub mod records;
@@ -102,6 +103,7 @@ pub struct Engine {
     pub(crate) streaming: OnceLock<streaming::Streaming>,
     pub(crate) identities: identity::Identities,
     user_namespaces: users::Support,
+    pub(crate) walks: stats::disk::Walks,
     sandboxes: RwLock<HashMap<String, Arc<Sandbox>>>,
     containers: RwLock<HashMap<String, Arc<Container>>>,
     /// Itself, for the operations that outlive their callers.
@@ -166,6 +168,7 @@ impl Engine {
             streaming: OnceLock::new(),
             identities: identity::Identities::default(),
             user_namespaces: users::Support::default(),
+            walks: stats::disk::Walks::default(),
             sandboxes: RwLock::default(),
             containers: RwLock::default(),
             layout,

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use super::{
     records::{ContainerRecord, End, SandboxPhase, SandboxRecord},
+    stats::{disk::Figures, rate::Rate},
     supervisor_client::Connection,
 };
 
@@ -32,6 +33,7 @@ pub struct Sandbox {
     pub dir: PathBuf,
     /// Held while it is made, changed or removed, and while a container is made in it.
     pub op: tokio::sync::Mutex<()>,
+    pub(crate) rate: Rate,
     state: Mutex<SandboxState>,
 }
 
@@ -52,6 +54,7 @@ impl Sandbox {
             id: record.id.clone(),
             dir,
             op: tokio::sync::Mutex::default(),
+            rate: Rate::default(),
             state: Mutex::new(SandboxState {
                 record,
                 connection: None,
@@ -147,6 +150,8 @@ pub struct Container {
     pub dir: PathBuf,
     /// Held while it is started, signalled or removed.
     pub op: tokio::sync::Mutex<()>,
+    pub(crate) rate: Rate,
+    pub(crate) figures: Figures,
     state: Mutex<ContainerState>,
     phase: watch::Sender<Phase>,
 }
@@ -168,6 +173,8 @@ impl Container {
             sandbox,
             dir,
             op: tokio::sync::Mutex::default(),
+            rate: Rate::default(),
+            figures: Figures::default(),
             state: Mutex::new(ContainerState { record, starting: false, held: None }),
             phase: watch::Sender::new(phase),
         }

@@ -25,5 +25,6 @@ mod pods;
 mod resources;
 mod security;
 mod socket;
+mod stats;
 mod streaming;
 mod user_namespaces;
