@@ -83,7 +83,7 @@ fn signals_are_numbered_by_the_protocol_not_the_kernel() {
 #[test]
 fn the_extension_has_its_two_services() {
     let ext = file("pintle.v1");
-    assert_eq!(calls(&ext, "Images"), "Import Pull");
+    assert_eq!(calls(&ext, "Images"), "Import Pull Export Verify");
     assert_eq!(calls(&ext, "Agent"), "Explain Pods");
     for (of, field, expected) in [
         ("Chunk", "options", 1),
