@@ -160,11 +160,18 @@ fn k23_cris_calls_about_images_tell_the_truth_and_the_log_no_password() {
     push(&node, "first", "demo:2");
     push(&node, "first", "kept:1");
 
+    // The caller's word counts more than the node's, and is not repeated.
+    let refused = node.try_pintle(&["pull", "--creds", "kay:no-such-word", &name("demo:1")]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("not authorized"), "{told}");
+
     // PullImage without credentials of the caller's: the node has some. Three names, one image.
-    for tag in ["demo:1", "demo:2", "kept:1"] {
+    node.pintle(&["pull", "--annotation", "team=blue", &name("demo:1")]);
+    for tag in ["demo:2", "kept:1"] {
         node.pintle(&["pull", &name(tag)]);
     }
     let image = inspected(&node, &name("demo:1"));
+    assert_eq!(image["spec"]["annotations"]["team"], "blue", "{image}");
     let id = image["id"].as_str().expect("an id").to_owned();
     assert_eq!(names(&image, "repoTags"), [name("demo:1"), name("demo:2"), name("kept:1")]);
     assert_eq!(
@@ -212,8 +219,55 @@ fn k23_cris_calls_about_images_tell_the_truth_and_the_log_no_password() {
     assert!(left < bytes, "{left} of {bytes} are left");
 
     let log = fs::read_to_string(node.path("agent.log")).expect("a log");
-    assert!(log.contains("TRACE") || log.contains("DEBUG"), "it logs everything");
-    assert!(!log.contains("open-sesame") && !log.contains(secret), "a password is in the log");
+    assert!(log.contains("a registry host failed"), "what is for developers is logged too");
+    for secret in ["open-sesame", "no-such-word", secret] {
+        assert!(!log.contains(secret) && !told.contains(secret), "a password is told");
+    }
     drop(registry);
+    node.finish();
+}
+
+#[test]
+fn an_image_that_the_policy_refuses_runs_in_no_pod_and_the_pod_says_why() {
+    let mut node = Node::prepare();
+    let policy = node.path("policy.json");
+    let write = |kind: &str| {
+        let scopes = serde_json::json!({"docker": {Registry::HOST: [{"type": kind}]}});
+        let file = serde_json::json!({"default": [{"type": "reject"}], "transports": scopes});
+        fs::write(&policy, file.to_string()).expect("a file can be written");
+    };
+    write("reject");
+    let auth = node.path("auth.json");
+    let file = serde_json::json!({"auths": {Registry::HOST: {"username": "kay", "password": "open-sesame"}}});
+    fs::write(&auth, file.to_string()).expect("a file can be written");
+    node.set_config(&format!(
+        "registryAuthFile: {}\nimageSignaturePolicy: {}\nimagePullBackOff: {{initial: 1s, max: 1s}}\n",
+        auth.display(),
+        policy.display()
+    ));
+    node.start_agent();
+    let registry = Registry::start(&node);
+    push(&node, "first", "demo:1");
+    let name = format!("{}/demo:1", Registry::HOST);
+    node.manifest("judged.yaml", &pod("judged", &name));
+    let waits = |pod: &Value| {
+        let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
+        let message = waiting["message"].as_str().unwrap_or_default();
+        waiting["reason"] == "SignatureValidationFailed" && message.contains("rejected")
+    };
+    node.wait_pod("judged", "refused", waits);
+    let images = node.pintle(&["images", "-q"]);
+    assert_eq!(images, "", "nothing is stored");
+    let archive = image_archive();
+    let import = node.try_pintle(&["import", &archive.to_string_lossy()]);
+    let told = String::from_utf8_lossy(&import.stderr).into_owned();
+    assert!(!import.status.success() && told.contains("the signature policy refuses"), "{told}");
+
+    // The policy is read at each pull: the pod starts by itself.
+    write("insecureAcceptAnything");
+    node.wait_ready("judged");
+    drop(registry);
+    node.remove_manifest("judged.yaml");
+    node.wait_gone("judged");
     node.finish();
 }
