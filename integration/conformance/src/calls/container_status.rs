@@ -158,8 +158,7 @@ fn newer() -> Vec<Case> {
                 same("shares and memory", memory, (512, 64 << 20))?;
                 same("quota and period", (found.cpu_quota, found.cpu_period), (25_000, 50_000))
             },
-        )
-        .not_yet(),
+        ),
         case(
             "the status tells user and groups",
             "user identities initially attached to the first process",
@@ -198,7 +197,6 @@ fn newer() -> Vec<Case> {
                 same("its own", run.status(&own).await?.stop_signal(), v1::Signal::Sigint)
             },
         )
-        .not_yet()
         .containerd(
             "the usual one is RuntimeDefault",
             "the field came with Kubernetes 1.33; containerd 1.6 does not know it",

@@ -131,8 +131,7 @@ fn travelling() -> Vec<Case> {
             "later mounts of the node reach the container, or its reach the node, only when asked for",
             "PRIVATE, HOST_TO_CONTAINER and BIDIRECTIONAL",
             propagation,
-        )
-        .not_yet(),
+        ),
     ]
 }
 
@@ -219,7 +218,6 @@ fn images() -> Vec<Case> {
                 refused(pod.try_create(config).await, &[Code::InvalidArgument]).map(drop)
             },
         )
-        .not_yet()
         .containerd("it was not refused", IMAGES),
         case(
             "an image that is not there cannot be mounted",

@@ -94,8 +94,7 @@ pub(super) fn cases() -> Vec<Case> {
             "a host port leads to the container's port",
             "host_port is the port number on the host to map the container port to",
             host_port,
-        )
-        .not_yet(),
+        ),
     ];
     all.extend(namespace_cases());
     all

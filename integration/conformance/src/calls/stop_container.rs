@@ -47,7 +47,6 @@ pub(super) fn cases() -> Vec<Case> {
             "the custom stop signal for the container",
             stop_signal,
         )
-        .not_yet()
         .containerd(
             "the exit code",
             "the field came with Kubernetes 1.33; containerd 1.6 knows only the image's",

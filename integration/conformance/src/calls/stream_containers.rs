@@ -33,7 +33,6 @@ pub(super) fn cases() -> Vec<Case> {
                 Ok(())
             },
         )
-        .not_yet()
         .containerd("Unimplemented", NEWER),
         case(
             "StreamContainers filters and tells as ListContainers does",
@@ -44,7 +43,6 @@ pub(super) fn cases() -> Vec<Case> {
                 same("the list", streamed, list(&run, Some(by_label(&mine))).await?)
             },
         )
-        .not_yet()
         .containerd("Unimplemented", NEWER),
     ]
 }

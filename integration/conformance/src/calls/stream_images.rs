@@ -29,7 +29,6 @@ pub(super) fn cases() -> Vec<Case> {
                 same("unknown", stream(&run, "localhost/no-such-image:1").await?.len(), 0)
             },
         )
-        .not_yet()
         .containerd("Unimplemented", NEWER),
     ]
 }

@@ -41,7 +41,6 @@ pub(super) fn cases() -> Vec<Case> {
                 same("by label", found, wanted)
             },
         )
-        .not_yet()
         .containerd("Unimplemented", NEWER),
         case(
             "StreamPodSandboxes filters and tells as ListPodSandbox does",
@@ -53,7 +52,6 @@ pub(super) fn cases() -> Vec<Case> {
                 same("the list", streamed, super::list_pod_sandbox::list(&run, Some(filter)).await?)
             },
         )
-        .not_yet()
         .containerd("Unimplemented", NEWER),
     ]
 }

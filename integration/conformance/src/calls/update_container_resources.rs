@@ -73,8 +73,7 @@ pub(super) fn cases() -> Vec<Case> {
                 let told = (found.memory_limit_in_bytes, found.cpu_shares);
                 same("memory and shares", told, (128 << 20, 512))
             },
-        )
-        .not_yet(),
+        ),
         case(
             "UpdateContainerResources of a container that is not there is NotFound",
             "id of the container to update",

@@ -26,14 +26,12 @@ pub(super) fn cases() -> Vec<Case> {
                 same("the state", run.pod_status(&pod.id).await?.state(), v1::PodSandboxState::SandboxReady)
             },
         )
-        .not_yet()
         .containerd("Unimplemented", NEWER),
         case(
             "UpdatePodSandboxResources of a sandbox that is not there is NotFound",
             "id of the sandbox to update",
             |run: Run| async move { refused(update(&run, NOBODY).await, &[Code::NotFound]).map(drop) },
         )
-        .not_yet()
         .containerd("Unimplemented", NEWER),
     ]
 }
