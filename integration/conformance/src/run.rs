@@ -136,8 +136,8 @@ impl Run {
 
     /// The pod that all cases share: containers may be made in it, and nothing of it be changed. With words of our own.
     pub(crate) async fn shared(&self) -> Outcome<Pod> {
-        let shared = self.0.side.shared().await?;
-        Ok(Pod { run: self.clone(), id: shared.id.clone(), config: shared.config.clone() })
+        let (id, config) = self.0.side.shared().await?.clone();
+        Ok(Pod { run: self.clone(), id, config })
     }
 
     pub(crate) async fn stop_pod(&self, id: &str) -> Result<(), tonic::Status> {

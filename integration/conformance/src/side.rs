@@ -22,7 +22,7 @@ use crate::{
     containerd,
     ground::Ground,
     images, pintle,
-    run::{Pod, Run},
+    run::Run,
 };
 
 /// A runtime.
@@ -34,7 +34,8 @@ pub(crate) struct Side {
     pub(crate) ground: Arc<Ground>,
     /// The cgroup above all its pods.
     pub(crate) cgroup: String,
-    shared: OnceCell<Pod>,
+    /// By id and configuration: a pod would hold the side that holds it.
+    shared: OnceCell<(String, v1::PodSandboxConfig)>,
     child: std::sync::Mutex<Child>,
 }
 
@@ -68,9 +69,12 @@ impl Side {
         }
     }
 
-    /// A pod that all cases share, for those that change nothing of it.
-    pub(crate) async fn shared(self: &Arc<Self>) -> Outcome<&Pod> {
-        let make = async || Run::new(self, "shared").networked(|_| {}).await;
+    /// The id and configuration of a pod that all cases share, for those that change nothing of it.
+    pub(crate) async fn shared(self: &Arc<Self>) -> Outcome<&(String, v1::PodSandboxConfig)> {
+        let make = async || {
+            let pod = Run::new(self, "shared").networked(|_| {}).await?;
+            Ok((pod.id, pod.config))
+        };
         self.shared.get_or_try_init(make).await
     }
 
@@ -109,7 +113,7 @@ impl Side {
         let all = client.list_pod_sandbox(v1::ListPodSandboxRequest::default()).await;
         let mut left = Vec::new();
         for sandbox in all.map(|answer| answer.into_inner().items).unwrap_or_default() {
-            let shared = self.shared.get().is_some_and(|pod| pod.id == sandbox.id);
+            let shared = self.shared.get().is_some_and(|(id, _)| *id == sandbox.id);
             let id = sandbox.id;
             if !shared {
                 left.push(format!("sandbox {id} of {:?}", sandbox.metadata.unwrap_or_default().name));
