@@ -140,6 +140,17 @@ fn names(image: &Value, field: &str) -> Vec<String> {
     all.iter().map(|name| name.as_str().expect("a name").to_owned()).collect()
 }
 
+/// The two images are whole, and what is exported of one is read by others.
+fn assert_sound_and_readable_by_others(node: &Node, name: &str) {
+    let verified = node.pintle(&["image", "verify"]);
+    assert!(verified.starts_with("Looked at 2 images: "), "{verified}");
+    let archive = node.path("export.tar");
+    node.pintle(&["export", "-o", &archive.to_string_lossy(), name]);
+    let source = format!("docker-archive:{}:{name}", archive.display());
+    let config = node.in_netns("skopeo", &["inspect", "--config", &source]);
+    assert!(config.contains("second"), "{config}");
+}
+
 #[test]
 fn k23_cris_calls_about_images_tell_the_truth_and_the_log_no_password() {
     let mut node = Node::prepare();
@@ -196,14 +207,7 @@ fn k23_cris_calls_about_images_tell_the_truth_and_the_log_no_password() {
     assert_eq!(names(&new, "repoDigests"), [name(&format!("demo@{second}"))]);
     assert!(!new["pinned"].as_bool().unwrap_or_default(), "{new}");
 
-    // The store is sound, and what is exported is read by others.
-    let verified = node.pintle(&["image", "verify"]);
-    assert!(verified.starts_with("Looked at 2 images: "), "{verified}");
-    let archive = node.path("export.tar");
-    node.pintle(&["export", "-o", &archive.to_string_lossy(), &name("demo:1")]);
-    let source = format!("docker-archive:{}:{}", archive.display(), name("demo:1"));
-    let config = node.in_netns("skopeo", &["inspect", "--config", &source]);
-    assert!(config.contains("second"), "{config}");
+    assert_sound_and_readable_by_others(&node, &name("demo:1"));
 
     // ImageFsInfo, and RemoveImage by a short id, which takes all names and is fine a second time.
     let (bytes, inodes) = ask::image_fs(&node.endpoint()).expect("an answer");
