@@ -344,7 +344,7 @@ fn cri_mount(mount: &super::records::MountRecord) -> cri::Mount {
     cri::Mount {
         container_path: mount.container_path.clone(),
         host_path: mount.host_path.clone(),
-        readonly: mount.readonly,
+        readonly: mount.readonly || mount.image.is_some(),
         recursive_read_only: mount.recursive_read_only,
         propagation: mount.propagation,
         image: mount.image.clone().map(|image| cri::ImageSpec { image, ..Default::default() }),

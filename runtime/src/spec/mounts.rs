@@ -166,11 +166,16 @@ fn check_options(options: &[String]) -> Result<(), Error> {
     }
 }
 
-/// Whether it is an image volume, which is read-only, private and nothing else.
+/// Whether an image is what is mounted. It is read-only, whether or not the request says so: a kubelet need not.
+#[must_use]
+pub fn is_image(mount: &Mount) -> bool {
+    mount.image.as_ref().is_some_and(|image| !image.image.is_empty())
+}
+
+/// Whether it is an image volume, which is private and nothing else.
 fn check_image(mount: &Mount, propagation: MountPropagation) -> Result<bool, Error> {
     let invalid = |field, reason: &str| Err(Error::invalid(field, reason));
-    let image = mount.image.as_ref().map_or("", |image| image.image.as_str());
-    if image.is_empty() {
+    if !is_image(mount) {
         return match mount.image_sub_path.as_str() {
             "" => Ok(false),
             _ => invalid("mounts.image_sub_path", "is given without an image"),
@@ -178,9 +183,6 @@ fn check_image(mount: &Mount, propagation: MountPropagation) -> Result<bool, Err
     }
     if !mount.host_path.is_empty() {
         return invalid("mounts.image", "an image and a host_path exclude each other");
-    }
-    if !mount.readonly {
-        return invalid("mounts.image", "an image volume is read-only, and readonly has to say so");
     }
     if propagation != MountPropagation::PropagationPrivate {
         return invalid("mounts.propagation", "nothing is ever mounted in an image volume");
@@ -345,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_volume_is_read_only_private_and_without_a_host_path() {
+    fn an_image_volume_is_private_and_without_a_host_path() {
         let image = Some(pintle_cri_api::v1::ImageSpec { image: "x".to_owned(), ..Default::default() });
         let good = Mount {
             container_path: "/b".to_owned(),
@@ -355,8 +357,8 @@ mod tests {
             ..Default::default()
         };
         assert!(check(&good).is_ok());
+        assert!(check(&Mount { readonly: false, ..good.clone() }).is_ok());
         let bad = [
-            Mount { readonly: false, ..good.clone() },
             Mount { host_path: "/a".to_owned(), ..good.clone() },
             Mount { propagation: 1, ..good.clone() },
             Mount { image_sub_path: "/a".to_owned(), ..good.clone() },

@@ -62,8 +62,7 @@ pub(super) fn cases() -> Vec<Case> {
                 let sum = value(&memory.available_bytes) + value(&memory.working_set_bytes);
                 same("available and working set together", sum, 64 << 20)
             },
-        )
-        .not_yet(),
+        ),
         case(
             "what the container has written is told, and on which file system",
             "usage of the writable layer",
@@ -78,8 +77,7 @@ pub(super) fn cases() -> Vec<Case> {
                 })
                 .await
             },
-        )
-        .not_yet(),
+        ),
         case(
             "the statistics name the container",
             "id, metadata, labels and annotations of the container",

@@ -188,7 +188,6 @@ fn images() -> Vec<Case> {
                 same("what it printed", text.as_str(), "one\nrefused")
             },
         )
-        .not_yet()
         .containerd("Unknown", IMAGES),
         case(
             "a path inside of an image is mounted, and must be there",
@@ -206,7 +205,6 @@ fn images() -> Vec<Case> {
                 Ok(())
             },
         )
-        .not_yet()
         .containerd("Unknown", IMAGES),
         case(
             "an image and a host path exclude each other",
@@ -229,7 +227,6 @@ fn images() -> Vec<Case> {
                 refused(pod.try_create(config).await, &[Code::NotFound]).map(drop)
             },
         )
-        .not_yet()
         .containerd("Unknown", IMAGES),
     ]
 }

@@ -31,14 +31,12 @@ pub(super) fn cases() -> Vec<Case> {
                 Ok(())
             },
         )
-        .not_yet()
         .containerd("Unimplemented", NEWER),
         case("the list is always the same", "this list should be static at startup", |run: Run| async move {
             let before = descriptors(&run).await?;
             run.pod().await?;
             same("the list", descriptors(&run).await?, before)
         })
-        .not_yet()
         .containerd("Unimplemented", NEWER),
     ]
 }

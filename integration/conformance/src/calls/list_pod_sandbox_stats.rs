@@ -44,7 +44,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         )
         .containerd_at_times(
-            "NotFound",
+            "sandbox",
             "containerd 1.6 fails when a pod goes while it lists; Pintle is right",
         ),
     ]

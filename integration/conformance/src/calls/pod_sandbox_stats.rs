@@ -53,7 +53,6 @@ pub(super) fn cases() -> Vec<Case> {
                 Ok(())
             },
         )
-        .not_yet()
         .containerd("the time is missing", "containerd 1.6 leaves it out; it must be > 0"),
         case(
             "the statistics name the pod",

@@ -20,7 +20,6 @@ pub(super) fn cases() -> Vec<Case> {
                 check(&run, all, &pod.id, &id).await
             },
         )
-        .not_yet()
         .containerd("Unimplemented", NEWER),
     ]
 }

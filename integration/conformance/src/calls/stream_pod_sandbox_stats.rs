@@ -27,7 +27,6 @@ pub(super) fn cases() -> Vec<Case> {
                 Ok(())
             },
         )
-        .not_yet()
         .containerd("Unimplemented", NEWER),
     ]
 }
