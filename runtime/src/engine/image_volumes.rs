@@ -48,6 +48,8 @@ impl Engine {
                 mount.host_path = source.to_string_lossy().into_owned();
                 mount.image = None;
                 mount.image_sub_path.clear();
+                // Whatever the request says.
+                mount.readonly = true;
             }
         }
         Ok(Some(config))

@@ -233,7 +233,7 @@ fn resolve_mounts(root: &Path, wanted: &[Mount], users: Option<&IdMappings>) -> 
         resolved.push(ResolvedMount {
             source,
             destination,
-            readonly: mount.readonly || mounts::is_image(mount),
+            readonly: mount.readonly,
             recursive_read_only: mount.recursive_read_only,
             propagation,
             options: mount.mount_options.clone(),

@@ -166,16 +166,10 @@ fn check_options(options: &[String]) -> Result<(), Error> {
     }
 }
 
-/// Whether an image is what is mounted. It is read-only, whether or not the request says so: a kubelet need not.
-#[must_use]
-pub fn is_image(mount: &Mount) -> bool {
-    mount.image.as_ref().is_some_and(|image| !image.image.is_empty())
-}
-
-/// Whether it is an image volume, which is private and nothing else.
+/// Whether it is an image volume, which is private and nothing else. It is read-only without being asked to.
 fn check_image(mount: &Mount, propagation: MountPropagation) -> Result<bool, Error> {
     let invalid = |field, reason: &str| Err(Error::invalid(field, reason));
-    if !is_image(mount) {
+    if mount.image.as_ref().is_none_or(|image| image.image.is_empty()) {
         return match mount.image_sub_path.as_str() {
             "" => Ok(false),
             _ => invalid("mounts.image_sub_path", "is given without an image"),

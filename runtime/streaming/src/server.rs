@@ -180,6 +180,8 @@ impl Client {
             .timer(TokioTimer::new())
             .header_read_timeout(self.inner.config.creation)
             .max_buf_size(limits::CONTROL_FRAME_BYTES)
+            // Who has said all there is to say is answered all the same.
+            .half_close(true)
             .serve_connection(TokioIo::new(socket), service)
             .with_upgrades();
         drop(self);

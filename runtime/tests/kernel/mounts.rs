@@ -211,7 +211,6 @@ fn mount_options_forbid_and_a_missing_source_is_made() {
 fn image_volume(path: &str, sub_path: &str) -> cri::Mount {
     cri::Mount {
         container_path: path.to_owned(),
-        readonly: true,
         image: Some(cri::ImageSpec { image: image::NAME.to_owned(), ..Default::default() }),
         image_sub_path: sub_path.to_owned(),
         ..Default::default()
