@@ -31,7 +31,8 @@ fn check_challenges(header: &str) {
     let found = challenge::select(header.lines());
     assert_eq!(found, challenge::select(header.lines()), "it is read differently");
     if let Some(Challenge::Bearer { realm, service, scope }) = &found {
-        let all = realm.len() + service.as_ref().map_or(0, String::len) + scope.as_ref().map_or(0, String::len);
+        let all =
+            realm.len() + service.as_ref().map_or(0, String::len) + scope.as_ref().map_or(0, String::len);
         assert!(all <= header.len());
         let asked = challenge::scope(scope.as_deref(), "a/b");
         let name = asked.strip_prefix("repository:").and_then(|rest| rest.strip_suffix(":pull"));
