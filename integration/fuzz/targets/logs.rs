@@ -62,10 +62,10 @@ fn round_trip(text: &[u8], size: usize) {
     let (mut stream, mut end) = (Stream::new("stdout", pipe), File::from(end));
     for piece in text.chunks(size) {
         end.write_all(piece).expect("the pipe has room");
-        assert_eq!(stream.pump(&mut log, &mut buffers, 4), Pumped::Empty);
+        assert_eq!(stream.pump(Some(&mut log), &mut buffers, 4), Pumped::Empty);
     }
     drop(end);
-    assert_eq!(stream.pump(&mut log, &mut buffers, 4), Pumped::End);
+    assert_eq!(stream.pump(Some(&mut log), &mut buffers, 4), Pumped::End);
     let mut expected = text.to_vec();
     if text.last().is_some_and(|last| *last != b'\n') {
         expected.push(b'\n');
